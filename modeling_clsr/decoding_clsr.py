@@ -1,0 +1,265 @@
+"""Greedy decoding of a batch: encoder states in, tokens with their scores and frames out.
+
+Enters: `SpeechStates`. Leaves: one `Decoded` a clip; `suspicion` says whether to trust it.
+"""
+
+import zlib
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+
+from .alignment_clsr import QueryRecorder, attention_matrix, collapse_ctc_path, monotonic_path
+from .recognizer_clsr import SpeechStates, cross_attentions, decode_tokens
+
+TOKENS_PER_SECOND = 12  # far above fast speech; ends runaways of short clips early
+MAX_PERIOD = 48  # longest phrase looked for when a decoder repeats itself, in tokens
+LOOP_CHECK_STEPS = 8
+
+
+@dataclass
+class Word:
+    """One word of a transcript: its text, start and end in seconds from the clip's start, mean token probability."""
+
+    text: str
+    start: float
+    end: float
+    probability: float
+
+
+@dataclass
+class Transcript:
+    """What one clip says.
+
+    Attributes:
+        text: the transcript, "" where nobody speaks.
+        token_ids: the recogniser's tokens.
+        words: words with times.
+        probability: geometric mean of the tokens' probabilities, 0 for an empty transcript.
+        no_speech_probability: the recogniser's own belief that nobody speaks (0 if it has none).
+    """
+
+    text: str
+    token_ids: list[int]
+    words: list[Word]
+    probability: float
+    no_speech_probability: float = 0.0
+
+
+@dataclass
+class Decoded:
+    """One decoded clip.
+
+    Attributes:
+        token_ids: tokens without prompt and end.
+        log_probs: log probability of each.
+        spans: encoder frames [start, end) of each.
+        no_speech_probability: of the clip, 0 where the recogniser has no such token.
+        looped: a repeated phrase was cut off the end.
+    """
+
+    token_ids: list[int]
+    log_probs: list[float]
+    spans: list[tuple[int, int]] = field(default_factory=list)
+    no_speech_probability: float = 0.0
+    looped: bool = False
+
+    @property
+    def mean_log_prob(self) -> float:
+        """Mean log probability of the tokens; 0 for none."""
+        return sum(self.log_probs) / len(self.log_probs) if self.log_probs else 0.0
+
+
+@torch.no_grad()
+def greedy_decode(recognizer: PreTrainedModel, speech: SpeechStates, config) -> list[Decoded]:
+    """Decode each clip of the batch greedily.
+
+    Args:
+        recognizer: from `build_recognizer`.
+        speech: encoder states of B clips.
+        config: CLSRConfig.
+
+    Returns:
+        B results in order.
+    """
+    if config.recognizer_type == "ctc":
+        return _decode_ctc(speech, config.blank_token_id)
+    return _decode_seq2seq(recognizer, speech, config)
+
+
+def suspicion(decoded: Decoded, text: str, seconds: float, config) -> str | None:
+    """Name what is wrong with a transcript, or None.
+
+    Args:
+        decoded: of the clip.
+        text: its transcript.
+        seconds: length of the clip without the silence behind it.
+        config: CLSRConfig.
+
+    Source: Whisper's own thresholds (arXiv 2212.04356, section 4.5) and the rates of speech measured for the
+    recipe: below 8 characters a second the decoder stopped early, above 26 it invents.
+    """
+    if decoded.looped or compression_ratio(text) > config.compression_ratio_threshold:
+        return "loop"
+    rate = len(text) / max(seconds, 0.1)
+    if rate < config.min_characters_per_second:
+        return "early stop"
+    if rate > config.max_characters_per_second:
+        return "invention"
+    return None
+
+
+def compression_ratio(text: str) -> float:
+    """Return how many times zlib shrinks the text; repeated phrases shrink most."""
+    data = text.encode()
+    return len(data) / len(zlib.compress(data)) if data else 0.0
+
+
+def repeated_tail(token_ids: list[int]) -> int:
+    """Return how many tokens at the end repeat what stands before them; 0 if nothing loops.
+
+    A phrase of p tokens loops when it stands at the end four times or more and these fill at least twelve tokens, so
+    that "no, no, no" and spelt numbers stay.
+    """
+    for period in range(1, min(MAX_PERIOD, len(token_ids) // 4) + 1):
+        repeats = 1
+        tail = token_ids[-period:]
+        end = len(token_ids) - period
+        while end >= period and token_ids[end - period : end] == tail:
+            repeats += 1
+            end -= period
+        if repeats >= 4 and repeats * period >= 12:
+            return (repeats - 1) * period
+    return 0
+
+
+def _decode_ctc(speech: SpeechStates, blank: int) -> list[Decoded]:
+    log_probs = speech.logits.float().log_softmax(dim=-1)  # (B, F, V)
+    best = log_probs.max(dim=-1)
+    results = []
+    for row, frames in enumerate(speech.mask.sum(dim=1).tolist()):
+        path = best.indices[row, :frames].tolist()
+        token_ids, spans = collapse_ctc_path(path, blank)
+        scores = best.values[row, :frames].tolist()
+        token_log_probs = [max(scores[start:end]) for start, end in spans]
+        results.append(Decoded(token_ids, token_log_probs, spans))
+    return results
+
+
+def _decode_seq2seq(recognizer: PreTrainedModel, speech: SpeechStates, config) -> list[Decoded]:
+    device = speech.states.device
+    num_clips = len(speech.states)
+    frames = speech.mask.sum(dim=1)  # (B,)
+    heads = _alignment_heads(recognizer, config)
+    attentions = cross_attentions(recognizer)
+    ends = {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
+    prompt = torch.tensor(config.decoder_prompt_ids, device=device).repeat(num_clips, 1)  # (B, P)
+    limits = _token_limits(frames, len(config.decoder_prompt_ids), recognizer, config)
+    suppress = torch.tensor(list(config.suppress_token_ids), dtype=torch.long, device=device)
+    begin_suppress = torch.tensor(list(config.begin_suppress_token_ids), dtype=torch.long, device=device)
+
+    results = [Decoded([], []) for _ in range(num_clips)]
+    steps: list[list[int]] = [[] for _ in range(num_clips)]  # the row of each clip in every step it took part in
+    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    active = list(range(num_clips))
+    inputs, states = prompt, speech
+    keys: dict[int, Tensor] = {}
+    with QueryRecorder({layer: attentions[layer] for layer in heads}) as recorder:
+        while active:
+            logits, cache = decode_tokens(recognizer, inputs, states, cache)
+            first = not keys
+            if first:
+                keys = {layer: cache.cross_attention_cache.layers[layer].keys for layer in heads}
+                if config.no_speech_token_id is not None:
+                    nobody = logits[:, 0].float().softmax(dim=-1)[:, config.no_speech_token_id].tolist()
+                    for result, probability in zip(results, nobody, strict=True):
+                        result.no_speech_probability = probability
+            scores = logits[:, -1].float()  # (rows, V)
+            scores[:, suppress] = -torch.inf
+            if first:
+                scores[:, begin_suppress] = -torch.inf
+            best = scores.log_softmax(dim=-1).max(dim=-1)
+            staying = []
+            for row, (clip, token, log_prob) in enumerate(
+                zip(active, best.indices.tolist(), best.values.tolist(), strict=True)
+            ):
+                steps[clip].append(row)
+                if token not in ends:
+                    results[clip].token_ids.append(token)
+                    results[clip].log_probs.append(log_prob)
+                    if _goes_on(results[clip], limits[clip]):
+                        staying.append(row)
+            if len(staying) < len(active):
+                keep = torch.tensor(staying, dtype=torch.long, device=device)
+                active = [active[row] for row in staying]
+                states = states.rows(keep)
+                if active:
+                    cache.batch_select_indices(keep)
+                inputs = best.indices[keep, None]
+            else:
+                inputs = best.indices[:, None]  # (rows, 1)
+        for clip, result in enumerate(results):
+            _cut_loop(result)
+            result.spans = _token_spans(result, clip, steps[clip], recorder, keys, heads, int(frames[clip]))
+    return results
+
+
+def _goes_on(result: Decoded, limit: int) -> bool:
+    count = len(result.token_ids)
+    if count >= limit:
+        return False
+    return count % LOOP_CHECK_STEPS != 0 or repeated_tail(result.token_ids) == 0
+
+
+def _cut_loop(result: Decoded) -> None:
+    surplus = repeated_tail(result.token_ids)
+    if surplus:
+        result.looped = True
+        del result.token_ids[-surplus:], result.log_probs[-surplus:]
+
+
+def _token_limits(frames: Tensor, prompt_length: int, recognizer: PreTrainedModel, config) -> list[int]:
+    """Return the most tokens each clip may have."""
+    names = ("max_target_positions", "max_position_embeddings")
+    positions = next(getattr(recognizer.config, name) for name in names if hasattr(recognizer.config, name))
+    seconds = frames / config.frames_per_second - config.tail_silence_s
+    most = (seconds.clamp(min=1.0) * TOKENS_PER_SECOND).ceil().long() + 8
+    return most.clamp(max=positions - prompt_length - 1).tolist()
+
+
+def _alignment_heads(recognizer: PreTrainedModel, config) -> dict[int, list[int]]:
+    """Return {layer: heads} that follow the words; all heads of the upper half if none are known."""
+    if config.alignment_heads:
+        chosen: dict[int, list[int]] = {}
+        for layer, head in config.alignment_heads:
+            chosen.setdefault(layer, []).append(head)
+        return chosen
+    num_layers = len(recognizer.model.decoder.layers)
+    num_heads = recognizer.config.decoder_attention_heads if hasattr(
+        recognizer.config, "decoder_attention_heads"
+    ) else recognizer.config.decoder_num_attention_heads
+    return {layer: list(range(num_heads)) for layer in range(num_layers // 2, num_layers)}
+
+
+def _token_spans(
+    result: Decoded,
+    clip: int,
+    rows: list[int],
+    recorder: QueryRecorder,
+    keys: dict[int, Tensor],
+    heads: dict[int, list[int]],
+    frames: int,
+) -> list[tuple[int, int]]:
+    """Align one clip: step n predicts token n, the step after the last token predicts the end."""
+    if not result.token_ids:
+        return []
+    rows = rows[: len(result.token_ids) + 1]
+    evidence = attention_matrix(
+        [recorder.clip(layer, rows) for layer in heads],
+        [keys[layer][clip, :, :frames] for layer in heads],
+        list(heads.values()),
+    )
+    starts = monotonic_path(evidence)
+    starts.append(frames)  # where the last step is a token's, it ends with the clip
+    return [(starts[token], starts[token + 1]) for token in range(len(result.token_ids))]

@@ -1,0 +1,227 @@
+"""The recogniser: any Hugging Face speech recogniser behind two calls, `encode_speech` and `decode_tokens`.
+
+Enters: `input_features` and their mask. Leaves: encoder states (B, F, H) with their mask, and token scores (…, V).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    PreTrainedModel,
+    WhisperConfig,
+    WhisperForConditionalGeneration,
+)
+from transformers.masking_utils import create_bidirectional_mask, create_causal_mask
+from transformers.modeling_outputs import BaseModelOutput, BaseModelOutputWithPastAndCrossAttentions
+from transformers.models.whisper.modeling_whisper import WhisperDecoder, WhisperEncoder
+
+
+@dataclass
+class SpeechStates:
+    """What the speech encoder hands on.
+
+    Attributes:
+        states: (B, F, H) encoder states.
+        mask: (B, F) bool, True on frames of the clip (the silence put behind it included).
+        logits: (B, F, V) CTC scores, None for a recogniser with a decoder.
+    """
+
+    states: Tensor
+    mask: Tensor
+    logits: Tensor | None = None
+
+    def rows(self, index: Tensor) -> "SpeechStates":
+        """Return the rows of the batch that `index` names."""
+        logits = None if self.logits is None else self.logits[index]
+        return SpeechStates(self.states[index], self.mask[index], logits)
+
+
+class TrueLengthWhisperEncoder(WhisperEncoder):
+    """Whisper's encoder for clips of any length up to its window, with padding masked.
+
+    A full window gives the values of the original bit for bit; a row of a padded batch those of the clip alone.
+    """
+
+    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs) -> BaseModelOutput:
+        """Encode log-mel features.
+
+        Args:
+            input_features: (B, M, T) log-mel.
+            attention_mask: (B, T), 1 on the clip; None for no padding.
+            **kwargs: passed to the attention layers.
+
+        Returns:
+            `last_hidden_state`, (B, (T + 1) // 2, H).
+
+        Raises:
+            ValueError: T exceeds the table of positions.
+        """
+        frames, window = (input_features.shape[-1] + 1) // 2, self.config.max_source_positions
+        if frames > window:
+            raise ValueError(
+                f"input_features hold {frames} encoder frames but Whisper has {window} positions; "
+                "cut the clip with modeling_clsr.data.passages.cut_passages"
+            )
+        keep = None
+        if attention_mask is not None and not bool(attention_mask.all()):
+            keep = attention_mask[:, None].to(input_features.dtype)  # (B, 1, T)
+            input_features = input_features * keep
+        hidden = F.gelu(self.conv1(input_features))
+        if keep is not None:
+            hidden = hidden * keep  # the second convolution must not see what the first made of the padding
+        hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)  # (B, H, F) -> (B, F, H)
+        hidden = hidden + self.embed_positions.weight[:frames]
+        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
+        mask = None
+        if keep is not None:
+            mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=hidden, attention_mask=attention_mask[:, ::2]
+            )
+        for layer in self.layers:
+            hidden = layer(hidden, mask, **kwargs)
+        return BaseModelOutput(last_hidden_state=self.layer_norm(hidden))
+
+
+class CrossMaskedWhisperDecoder(WhisperDecoder):
+    """Whisper's decoder with a mask over the encoder frames, which the original does not take."""
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        encoder_hidden_states: Tensor,
+        encoder_attention_mask: Tensor | None = None,
+        cache=None,
+        use_cache: bool | None = None,
+        **kwargs,
+    ) -> BaseModelOutputWithPastAndCrossAttentions:
+        """Decode `input_ids`, (B, L), against `encoder_hidden_states`, (B, F, H), seen where the mask is 1."""
+        past = cache.get_seq_length() if cache is not None else 0
+        embeds = self.embed_tokens(input_ids)
+        hidden = embeds + self.embed_positions(input_ids, cache_length=past)
+        hidden = F.dropout(hidden, p=self.dropout, training=self.training)
+        causal = create_causal_mask(config=self.config, inputs_embeds=embeds, attention_mask=None, cache=cache)
+        cross = create_bidirectional_mask(
+            config=self.config,
+            inputs_embeds=embeds,
+            attention_mask=encoder_attention_mask,
+            encoder_hidden_states=encoder_hidden_states,
+        )
+        for layer in self.layers:
+            hidden = layer(
+                hidden,
+                causal,
+                encoder_hidden_states,
+                encoder_attention_mask=cross,
+                cache=cache,
+                use_cache=use_cache,
+                **kwargs,
+            )
+        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.layer_norm(hidden), cache=cache)
+
+
+class TrueLengthWhisper(WhisperForConditionalGeneration):
+    """Whisper with the two halves above; parameter names are those of the original."""
+
+    def __init__(self, config: WhisperConfig):
+        super().__init__(config)
+        self.model.encoder = TrueLengthWhisperEncoder(config)
+        self.model.decoder = CrossMaskedWhisperDecoder(config)
+        self.post_init()
+
+
+def build_recognizer(speech_config, recognizer_type: str) -> PreTrainedModel:
+    """Make the recogniser of a part config, with random weights."""
+    if recognizer_type == "ctc":
+        return AutoModelForCTC.from_config(speech_config)
+    if speech_config.model_type == "whisper":
+        return TrueLengthWhisper(speech_config)
+    return AutoModelForSpeechSeq2Seq.from_config(speech_config)
+
+
+def encode_speech(recognizer: PreTrainedModel, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
+    """Run the speech encoder (and the CTC head, if that is the recogniser's kind).
+
+    Recognisers that read the waveform are run clip by clip: their first normalisation (group norm over time) sees
+    the padding, so that a clip's vector would depend on its neighbours in the batch.
+
+    Args:
+        recognizer: from `build_recognizer`.
+        input_features: (B, M, T), (B, T, M) or (B, S), see `CLSRFeatureExtractor`.
+        mask: (B, T) or (B, S), 1 on the clip; None for no padding.
+    """
+    if mask is None:
+        time_axis = 2 if recognizer.config.model_type == "whisper" else 1
+        mask = input_features.new_ones(len(input_features), input_features.shape[time_axis], dtype=torch.long)
+    if recognizer.config.model_type == "whisper":
+        states = recognizer.model.encoder(input_features, mask).last_hidden_state
+        return SpeechStates(states, mask[:, ::2].bool())
+    if input_features.ndim == 2:
+        rows = [
+            _encode_unpadded(recognizer, wave[None, :length])
+            for wave, length in zip(input_features, mask.sum(dim=1).tolist(), strict=True)
+        ]
+        return _stack(rows)
+    return _encode_parakeet(recognizer, input_features, mask)
+
+
+def decode_tokens(
+    recognizer: PreTrainedModel, token_ids: Tensor, speech: SpeechStates, cache=None
+) -> tuple[Tensor, object]:
+    """Score the next tokens with the recogniser's decoder.
+
+    Args:
+        recognizer: one with a decoder.
+        token_ids: (B, L) tokens so far, or since `cache` was last filled.
+        speech: from `encode_speech`.
+        cache: key-value cache of earlier calls, or None to run without one.
+
+    Returns:
+        logits, (B, L, V), and the cache.
+    """
+    mask = None if bool(speech.mask.all()) else speech.mask
+    output = recognizer.model.decoder(
+        input_ids=token_ids,
+        encoder_hidden_states=speech.states,
+        encoder_attention_mask=mask,
+        cache=cache,
+        use_cache=cache is not None,
+    )
+    return recognizer.proj_out(output.last_hidden_state), output.cache
+
+
+def cross_attentions(recognizer: PreTrainedModel) -> list[nn.Module]:
+    """Return the cross-attention module of each decoder layer, in order."""
+    return [layer.encoder_attn for layer in recognizer.model.decoder.layers]
+
+
+def _encode_unpadded(recognizer: PreTrainedModel, wave: Tensor) -> SpeechStates:
+    """Encode one waveform, (1, S)."""
+    if hasattr(recognizer, "model") and hasattr(recognizer.model, "encoder"):  # Moonshine
+        states = recognizer.model.encoder(wave).last_hidden_state
+        logits = None
+    else:
+        states = recognizer.base_model(wave).last_hidden_state
+        logits = recognizer.lm_head(recognizer.dropout(states))
+    return SpeechStates(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), logits)
+
+
+def _encode_parakeet(recognizer: PreTrainedModel, input_features: Tensor, mask: Tensor) -> SpeechStates:
+    output = recognizer.encoder(input_features=input_features, attention_mask=mask.bool())
+    return SpeechStates(
+        output.last_hidden_state, output.attention_mask.bool(), recognizer.ctc_head(output.last_hidden_state)
+    )
+
+
+def _stack(rows: list[SpeechStates]) -> SpeechStates:
+    """Pad clips encoded one by one to one batch."""
+    pad = nn.utils.rnn.pad_sequence
+    states = pad([row.states[0] for row in rows], batch_first=True)
+    mask = pad([row.mask[0] for row in rows], batch_first=True)
+    logits = None
+    if rows[0].logits is not None:
+        logits = pad([row.logits[0] for row in rows if row.logits is not None], batch_first=True)
+    return SpeechStates(states, mask, logits)
