@@ -1,0 +1,25 @@
+"""CLSR: from a folder of recordings to the moment that answers the question."""
+
+from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
+
+from .configuration_clsr import CLSRConfig
+from .decoding_clsr import Transcript, Word
+from .feature_extraction_clsr import CLSRFeatureExtractor
+from .modeling_clsr import CLSRAudioOutput, CLSRModel, CLSROutput
+from .processing_clsr import CLSRProcessor
+
+AutoConfig.register("clsr", CLSRConfig, exist_ok=True)
+AutoModel.register(CLSRConfig, CLSRModel, exist_ok=True)
+AutoFeatureExtractor.register(CLSRConfig, CLSRFeatureExtractor, exist_ok=True)
+AutoProcessor.register(CLSRConfig, CLSRProcessor, exist_ok=True)
+
+__all__ = [
+    "CLSRAudioOutput",
+    "CLSRConfig",
+    "CLSRFeatureExtractor",
+    "CLSRModel",
+    "CLSROutput",
+    "CLSRProcessor",
+    "Transcript",
+    "Word",
+]

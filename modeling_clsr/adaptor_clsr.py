@@ -6,6 +6,7 @@ Backward, each text token hands its gradient to the recogniser's scores of the t
 
 import codecs
 import json
+import warnings
 from pathlib import Path
 
 import torch
@@ -46,7 +47,7 @@ class RetokenizeAdaptor(nn.Module):
         self.token_bytes = list(token_bytes)
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         self._tokenizer.no_padding()
-        self._tokenizer.no_truncation()
+        self._tokenizer.enable_truncation(self.max_text_tokens)
         self.table = None
 
     def save_strings(self, folder: str | Path) -> None:
@@ -68,7 +69,7 @@ class RetokenizeAdaptor(nn.Module):
 
     @property
     def tokenizer(self) -> Tokenizer:
-        """The text encoder's tokenizer, without padding and truncation."""
+        """The text encoder's tokenizer."""
         if self._tokenizer is None:
             raise ValueError(
                 f"the adaptor has no token strings: {STRINGS_FILE} was not beside the weights; build the model with "
@@ -110,16 +111,16 @@ class RetokenizeAdaptor(nn.Module):
 
         Returns:
             input_ids (B, L), attention_mask (B, L), and the characters of each token ((0, 0) for special ones).
-
-        Raises:
-            ValueError: a transcript is longer than the text encoder takes.
+            A transcript longer than the text encoder takes is cut, with a warning.
         """
         encodings = self.tokenizer.encode_batch(texts)
         for row, encoding in enumerate(encodings):
-            if len(encoding.ids) > self.max_text_tokens:
-                raise ValueError(
-                    f"the transcript of clip {row} has {len(encoding.ids)} tokens but the text encoder takes "
-                    f"{self.max_text_tokens}; cut the clip shorter"
+            if encoding.overflowing:
+                total = len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
+                warnings.warn(
+                    f"the transcript of clip {row} has {total} tokens but the text encoder takes "
+                    f"{self.max_text_tokens}; its vector leaves out the rest, cut the clip shorter",
+                    stacklevel=2,
                 )
         longest = max(len(encoding.ids) for encoding in encodings)
         pad = self._pad_id()

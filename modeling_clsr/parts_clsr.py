@@ -1,0 +1,178 @@
+"""Pretrained parts: what a recogniser and a sentence encoder say about themselves, as fields of CLSRConfig.
+
+Enters: Hugging Face models, tokenizers and folders. Leaves: config fields, feature-extractor settings, weights.
+"""
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoModelForCTC,
+    AutoModelForSpeechSeq2Seq,
+    GenerationConfig,
+    PreTrainedModel,
+)
+from transformers.utils import cached_file
+
+SEQ2SEQ_TYPES = ("whisper", "moonshine")
+CTC_TYPES = ("wav2vec2", "hubert", "parakeet_ctc")
+OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions start behind the padding id
+LONGEST_CLIP_S = 30.0
+
+
+def recognizer_type(speech_config) -> str:
+    """Return "seq2seq" or "ctc".
+
+    Raises:
+        ValueError: the recogniser is of a kind that CLSR does not know.
+    """
+    if speech_config.model_type in SEQ2SEQ_TYPES:
+        return "seq2seq"
+    if speech_config.model_type in CTC_TYPES:
+        return "ctc"
+    raise ValueError(
+        f"the recogniser is of type {speech_config.model_type!r} but CLSR takes "
+        f"{', '.join(SEQ2SEQ_TYPES + CTC_TYPES)}; choose a checkpoint of one of these types"
+    )
+
+
+def load_recognizer(speech: str | Path | PreTrainedModel) -> PreTrainedModel:
+    """Load a recogniser by folder or Hub id; a model passes through."""
+    if isinstance(speech, PreTrainedModel):
+        return speech
+    kind = recognizer_type(AutoConfig.from_pretrained(speech))
+    loader = AutoModelForCTC if kind == "ctc" else AutoModelForSpeechSeq2Seq
+    return loader.from_pretrained(speech, dtype=torch.float32)
+
+
+def recognizer_settings(model: PreTrainedModel, tokenizer, language: str) -> dict:
+    """Return the fields of CLSRConfig that the recogniser decides.
+
+    Args:
+        model: the recogniser.
+        tokenizer: its tokenizer.
+        language: two-letter code of the speech, for multilingual Whisper.
+    """
+    config = model.config
+    kind = recognizer_type(config)
+    tail = 1.0 if config.model_type == "whisper" else 0.0
+    settings = {
+        "recognizer_type": kind,
+        "frames_per_second": frames_per_second(config),
+        "tail_silence_s": tail,
+        "max_audio_s": LONGEST_CLIP_S - tail,
+    }
+    if kind == "ctc":
+        return settings | {"blank_token_id": config.pad_token_id}
+    generation = getattr(model, "generation_config", None) or GenerationConfig()
+    prompt = [config.decoder_start_token_id]
+    vocabulary = tokenizer.get_vocab()
+    if f"<|{language}|>" in vocabulary and getattr(generation, "is_multilingual", True):
+        prompt += [vocabulary[f"<|{language}|>"], vocabulary["<|transcribe|>"]]
+    if "<|notimestamps|>" in vocabulary:
+        prompt.append(vocabulary["<|notimestamps|>"])
+    nobody = [vocabulary[name] for name in ("<|nospeech|>", "<|nocaptions|>") if name in vocabulary]
+    return settings | {
+        "decoder_prompt_ids": prompt,
+        "eos_token_id": config.eos_token_id,
+        "suppress_token_ids": list(getattr(generation, "suppress_tokens", None) or ()),
+        "begin_suppress_token_ids": list(getattr(generation, "begin_suppress_tokens", None) or ()),
+        "no_speech_token_id": nobody[0] if nobody else None,
+        "alignment_heads": [list(pair) for pair in getattr(generation, "alignment_heads", None) or ()],
+    }
+
+
+def frames_per_second(speech_config) -> float:
+    """Return the frames of the speech encoder in a second."""
+    if speech_config.model_type == "whisper":
+        return 50.0
+    if speech_config.model_type == "moonshine":
+        return 16000 / (64 * 3 * 2)  # strides of its three convolutions
+    if speech_config.model_type == "parakeet_ctc":
+        return 100.0 / speech_config.encoder_config.subsampling_factor
+    return 16000 / math.prod(speech_config.conv_stride)
+
+
+def feature_settings(speech: str | Path | PreTrainedModel) -> dict:
+    """Return the arguments of CLSRFeatureExtractor that the recogniser decides."""
+    loaded = isinstance(speech, PreTrainedModel)
+    config = speech.config if loaded else AutoConfig.from_pretrained(speech)
+    recognizer_type(config)
+    if config.model_type == "whisper":
+        return {
+            "feature_type": "whisper",
+            "feature_size": config.num_mel_bins,
+            "tail_silence_s": 1.0,
+            "max_audio_s": LONGEST_CLIP_S - 1.0,
+        }
+    plain = {"tail_silence_s": 0.0, "max_audio_s": LONGEST_CLIP_S}
+    if config.model_type == "parakeet_ctc":
+        return plain | {
+            "feature_type": "parakeet",
+            "feature_size": config.encoder_config.num_mel_bins,
+            "n_fft": 512,
+        }
+    own = {} if loaded else _read_json(speech, "preprocessor_config.json")
+    normalize = own.get("do_normalize", config.model_type != "moonshine")
+    return plain | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
+
+
+def text_settings(text: str | Path | PreTrainedModel, text_config, tokenizer) -> dict:
+    """Return the fields of CLSRConfig that the text encoder decides: pooling and length.
+
+    Args:
+        text: folder, Hub id or model of the text encoder.
+        text_config: its config.
+        tokenizer: its tokenizer.
+
+    Raises:
+        ValueError: a sentence-transformers folder pools in another way or goes on behind its pooling.
+    """
+    positions = getattr(text_config, "max_position_embeddings", None) or tokenizer.model_max_length
+    if text_config.model_type in OFFSET_POSITIONS:
+        positions -= text_config.pad_token_id + 1
+    settings = {"pooling": "mean", "max_text_tokens": int(min(positions, tokenizer.model_max_length))}
+    if isinstance(text, PreTrainedModel):
+        return settings
+    modules = _read_json(text, "modules.json") or []
+    later = [module["type"] for module in modules if module["type"].rsplit(".", 1)[-1] in ("Dense", "CNN", "LSTM")]
+    if later:
+        raise ValueError(f"the text encoder goes on with {later[0]} behind its pooling, which CLSR does not take")
+    pooling = _read_json(text, "1_Pooling/config.json")
+    modes = {name.removeprefix("pooling_mode_") for name, on in pooling.items() if on is True} - {"include_prompt"}
+    modes |= {pooling["pooling_mode"]} if isinstance(pooling.get("pooling_mode"), str) else set()
+    if modes:
+        names = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
+        if len(modes) > 1 or not modes <= names.keys():
+            raise ValueError(f"the text encoder pools by {', '.join(sorted(modes))} but CLSR takes mean or cls")
+        settings["pooling"] = names[modes.pop()]
+    longest = _read_json(text, "sentence_bert_config.json").get("max_seq_length")
+    if longest:
+        settings["max_text_tokens"] = min(settings["max_text_tokens"], longest)
+    return settings
+
+
+def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
+    """Copy the weights of a pretrained part; the target may lack the pooler, and nothing else.
+
+    Raises:
+        ValueError: the two differ in their weights.
+    """
+    missing, unexpected = target.load_state_dict(source.state_dict(), strict=False)
+    unexpected = [name for name in unexpected if not name.startswith("pooler.")]
+    if missing or unexpected:
+        raise ValueError(
+            f"{type(source).__name__} lacks {missing[:3]} and brings {unexpected[:3]} beside {type(target).__name__}; "
+            "load it with the class that its config names"
+        )
+
+
+def _read_json(folder: str | Path, name: str) -> dict:
+    """Read a JSON file of a local folder or Hub repository; {} if there is none."""
+    file = cached_file(
+        folder, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+    )
+    return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}
