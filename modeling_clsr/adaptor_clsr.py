@@ -116,7 +116,9 @@ class RetokenizeAdaptor(nn.Module):
         encodings = self.tokenizer.encode_batch(texts)
         for row, encoding in enumerate(encodings):
             if encoding.overflowing:
-                total = len(encoding.ids) + sum(len(rest.ids) for rest in encoding.overflowing)
+                special = self.tokenizer.num_special_tokens_to_add(False)
+                parts = [encoding, *encoding.overflowing]
+                total = special + sum(len(part.ids) - special for part in parts)
                 warnings.warn(
                     f"the transcript of clip {row} has {total} tokens but the text encoder takes "
                     f"{self.max_text_tokens}; its vector leaves out the rest, cut the clip shorter",
@@ -186,7 +188,9 @@ class RetokenizeAdaptor(nn.Module):
         vocabulary = self.tokenizer.get_vocab()
         word_pieces = any(token.startswith("##") for token in vocabulary)
         strings = [token.decode("utf-8", errors="ignore") for token in self.token_bytes]
-        encodings = self.tokenizer.encode_batch([string.strip() for string in strings], add_special_tokens=False)
+        encodings = self.tokenizer.encode_batch(
+            [string.strip() for string in strings], add_special_tokens=False
+        )
         rows, pieces = [], []
         for row, (string, encoding) in enumerate(zip(strings, encodings, strict=True)):
             ids = list(encoding.ids)
@@ -222,13 +226,14 @@ def recognizer_token_bytes(tokenizer, vocab_size: int) -> list[bytes]:
         ValueError: the tokenizer is of another kind.
     """
     vocabulary = tokenizer.get_vocab()
+    delimiter = getattr(tokenizer, "word_delimiter_token", None)
     special = set(tokenizer.all_special_ids)
     special |= {index for index, added in tokenizer.added_tokens_decoder.items() if added.special}
+    special.discard(vocabulary.get(delimiter))  # wav2vec2's tokenizer counts its space among the special tokens
     tokens = [""] * vocab_size
     for token, index in vocabulary.items():
         if index < vocab_size and index not in special:
             tokens[index] = token
-    delimiter = getattr(tokenizer, "word_delimiter_token", None)
     if delimiter is not None:
         capitals = not any(token.islower() for token in tokens)
         return [
@@ -238,7 +243,8 @@ def recognizer_token_bytes(tokenizer, vocab_size: int) -> list[bytes]:
         alphabet = {character: byte for byte, character in _byte_alphabet().items()}
         # Added tokens such as Whisper's <|0.00|> are not written in the alphabet and say nothing.
         return [
-            b"" if token.startswith("<|") else bytes(alphabet[c] for c in token if c in alphabet) for token in tokens
+            b"" if token.startswith("<|") else bytes(alphabet[c] for c in token if c in alphabet)
+            for token in tokens
         ]
     if any("▁" in token for token in tokens):
         return [_sentencepiece_bytes(token) for token in tokens]
@@ -256,7 +262,11 @@ def _sentencepiece_bytes(token: str) -> bytes:
 
 def _byte_alphabet() -> dict[int, str]:
     """The printable characters by which byte-level BPE writes each byte (GPT-2)."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    printable = [
+        *range(ord("!"), ord("~") + 1),
+        *range(ord("¡"), ord("¬") + 1),
+        *range(ord("®"), ord("ÿ") + 1),
+    ]
     alphabet = {byte: chr(byte) for byte in printable}
     others = (byte for byte in range(256) if byte not in alphabet)
     alphabet.update({byte: chr(256 + number) for number, byte in enumerate(others)})

@@ -102,7 +102,9 @@ class CLSRConfig(PreTrainedConfig):
     def validate_recognizer(self):
         """A decoder must know where it starts and ends, a CTC head its blank."""
         if self.recognizer_type == "ctc" and self.blank_token_id is None:
-            raise ValueError("recognizer_type is 'ctc' but blank_token_id is None; give the id of the blank token")
+            raise ValueError(
+                "recognizer_type is 'ctc' but blank_token_id is None; give the id of the blank token"
+            )
 
     def validate_ranges(self):
         """Refuse numbers that no recording could satisfy."""

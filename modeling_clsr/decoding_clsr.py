@@ -160,7 +160,9 @@ def _decode_seq2seq(recognizer: PreTrainedModel, speech: SpeechStates, config) -
     begin_suppress = torch.tensor(list(config.begin_suppress_token_ids), dtype=torch.long, device=device)
 
     results = [Decoded([], []) for _ in range(num_clips)]
-    steps: list[list[int]] = [[] for _ in range(num_clips)]  # the row of each clip in every step it took part in
+    steps: list[list[int]] = [
+        [] for _ in range(num_clips)
+    ]  # the row of each clip in every step it took part in
     cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
     active = list(range(num_clips))
     inputs, states = prompt, speech
@@ -236,9 +238,11 @@ def _alignment_heads(recognizer: PreTrainedModel, config) -> dict[int, list[int]
             chosen.setdefault(layer, []).append(head)
         return chosen
     num_layers = len(recognizer.model.decoder.layers)
-    num_heads = recognizer.config.decoder_attention_heads if hasattr(
-        recognizer.config, "decoder_attention_heads"
-    ) else recognizer.config.decoder_num_attention_heads
+    num_heads = (
+        recognizer.config.decoder_attention_heads
+        if hasattr(recognizer.config, "decoder_attention_heads")
+        else recognizer.config.decoder_num_attention_heads
+    )
     return {layer: list(range(num_heads)) for layer in range(num_layers // 2, num_layers)}
 
 

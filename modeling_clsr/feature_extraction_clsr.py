@@ -53,7 +53,9 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         **kwargs,
     ):
         if feature_type not in FEATURE_TYPES:
-            raise ValueError(f"feature_type is {feature_type!r} but must be one of {', '.join(FEATURE_TYPES)}")
+            raise ValueError(
+                f"feature_type is {feature_type!r} but must be one of {', '.join(FEATURE_TYPES)}"
+            )
         super().__init__(feature_size, sampling_rate, padding_value, **kwargs)
         self.feature_type = feature_type
         self.n_fft = n_fft
@@ -103,7 +105,9 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         if padding not in (True, "longest", "max_length"):
             raise ValueError(f"padding is {padding!r} but must be 'longest' or 'max_length'")
         if padding == "max_length" and self.feature_type != "whisper":
-            raise ValueError(f"padding is 'max_length' but {self.feature_type!r} features have no full window")
+            raise ValueError(
+                f"padding is 'max_length' but {self.feature_type!r} features have no full window"
+            )
         if return_tensors not in ("pt", "np"):
             raise ValueError(f"return_tensors is {return_tensors!r} but must be 'pt' or 'np'")
 
@@ -128,12 +132,18 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         """Check the input and return a list of float32 tensors (S,)."""
         if isinstance(raw_speech, np.ndarray | torch.Tensor):
             clips = [raw_speech] if raw_speech.ndim == 1 else list(raw_speech)
-        elif isinstance(raw_speech, Sequence) and len(raw_speech) > 0 and isinstance(raw_speech[0], int | float):
+        elif (
+            isinstance(raw_speech, Sequence)
+            and len(raw_speech) > 0
+            and isinstance(raw_speech[0], int | float)
+        ):
             clips = [raw_speech]
         else:
             clips = list(raw_speech)
         if not clips:
-            raise ValueError("audio is an empty list but at least 1 clip is needed; pass one waveform or more")
+            raise ValueError(
+                "audio is an empty list but at least 1 clip is needed; pass one waveform or more"
+            )
         return [self._waveform(clip, row) for row, clip in enumerate(clips)]
 
     def _waveform(self, clip, row: int) -> torch.Tensor:
@@ -152,7 +162,9 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
             raise ValueError(f"clip {row} has 0 samples but at least 1 is needed; drop it")
         bad = int((~torch.isfinite(wave)).sum())
         if bad:
-            raise ValueError(f"clip {row} has {bad} NaN or infinite samples of {len(wave)}; repair or drop it")
+            raise ValueError(
+                f"clip {row} has {bad} NaN or infinite samples of {len(wave)}; repair or drop it"
+            )
         seconds = len(wave) / self.sampling_rate
         if seconds > self.max_audio_s:
             raise ValueError(
@@ -176,7 +188,9 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         length = full or len(wave) + round(self.tail_silence_s * self.sampling_rate)
         length = -(-length // (2 * self.hop_length)) * 2 * self.hop_length  # whole encoder frames
         wave = torch.nn.functional.pad(wave, (0, length - len(wave)))
-        power = self._power(wave, torch.hann_window(self.win_length), "reflect")[:, :-1]  # (n_fft // 2 + 1, T)
+        power = self._power(wave, torch.hann_window(self.win_length), "reflect")[
+            :, :-1
+        ]  # (n_fft // 2 + 1, T)
         mel = torch.clamp(self.mel_filters @ power, min=1e-10).log10()
         mel = torch.maximum(mel, mel.max() - 8.0)
         return ((mel + 4.0) / 4.0).T

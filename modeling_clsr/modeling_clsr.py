@@ -94,7 +94,9 @@ class CLSRModel(CLSRPreTrainedModel):
         self.adaptor = RetokenizeAdaptor(config.adaptor_temperature, config.max_text_tokens)
         self.text_model = AutoModel.from_config(config.text_config)
         if getattr(self.text_model, "pooler", None) is not None:
-            self.text_model.pooler = None  # never used, and an unused parameter stops distributed training silently
+            self.text_model.pooler = (
+                None  # never used, and an unused parameter stops distributed training silently
+            )
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(config.logit_scale_init_value)))
         self.post_init()
 
@@ -149,7 +151,9 @@ class CLSRModel(CLSRPreTrainedModel):
         return CLSRAudioOutput(output.last_hidden_state, output.pooler_output, transcripts=transcripts)
 
     @torch.no_grad()
-    def transcribe(self, input_features: Tensor, feature_attention_mask: Tensor | None = None) -> list[Transcript]:
+    def transcribe(
+        self, input_features: Tensor, feature_attention_mask: Tensor | None = None
+    ) -> list[Transcript]:
         """Transcribe clips, without vectors. Arguments as in `get_audio_features`."""
         speech = encode_speech(self.speech_model, input_features, feature_attention_mask)
         return self._recognise(speech, input_features, feature_attention_mask)[1]
@@ -320,7 +324,9 @@ class CLSRModel(CLSRPreTrainedModel):
         prompt = list(self.config.decoder_prompt_ids)
         filler = prompt[-1]
         inputs = [prompt + (result.token_ids + [filler] * longest)[: longest - 1] for result in decoded]
-        logits, _ = decode_tokens(self.speech_model, torch.tensor(inputs, device=speech.states.device), speech)
+        logits, _ = decode_tokens(
+            self.speech_model, torch.tensor(inputs, device=speech.states.device), speech
+        )
         return logits[:, len(prompt) - 1 :]
 
     @classmethod
@@ -331,7 +337,10 @@ class CLSRModel(CLSRPreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if pretrained_model_name_or_path is not None:
             file = cached_file(
-                pretrained_model_name_or_path, STRINGS_FILE, _raise_exceptions_for_missing_entries=False, **hub
+                pretrained_model_name_or_path,
+                STRINGS_FILE,
+                _raise_exceptions_for_missing_entries=False,
+                **hub,
             )
             if file is not None:
                 model.adaptor.load_strings(file)
@@ -375,7 +384,11 @@ class CLSRModel(CLSRPreTrainedModel):
                     f"{name} is a {type(part).__name__} but {name}_tokenizer is None; pass the tokenizer, too"
                 )
         speech_model = load_recognizer(speech)
-        text_model = text if isinstance(text, PreTrainedModel) else AutoModel.from_pretrained(text, dtype=torch.float32)
+        text_model = (
+            text
+            if isinstance(text, PreTrainedModel)
+            else AutoModel.from_pretrained(text, dtype=torch.float32)
+        )
         speech_tokenizer = speech_tokenizer or AutoTokenizer.from_pretrained(speech)
         text_tokenizer = text_tokenizer or AutoTokenizer.from_pretrained(text)
         fields = recognizer_settings(speech_model, speech_tokenizer, language)

@@ -138,16 +138,24 @@ def text_settings(text: str | Path | PreTrainedModel, text_config, tokenizer) ->
     if isinstance(text, PreTrainedModel):
         return settings
     modules = _read_json(text, "modules.json") or []
-    later = [module["type"] for module in modules if module["type"].rsplit(".", 1)[-1] in ("Dense", "CNN", "LSTM")]
+    later = [
+        module["type"] for module in modules if module["type"].rsplit(".", 1)[-1] in ("Dense", "CNN", "LSTM")
+    ]
     if later:
-        raise ValueError(f"the text encoder goes on with {later[0]} behind its pooling, which CLSR does not take")
+        raise ValueError(
+            f"the text encoder goes on with {later[0]} behind its pooling, which CLSR does not take"
+        )
     pooling = _read_json(text, "1_Pooling/config.json")
-    modes = {name.removeprefix("pooling_mode_") for name, on in pooling.items() if on is True} - {"include_prompt"}
+    modes = {name.removeprefix("pooling_mode_") for name, on in pooling.items() if on is True} - {
+        "include_prompt"
+    }
     modes |= {pooling["pooling_mode"]} if isinstance(pooling.get("pooling_mode"), str) else set()
     if modes:
         names = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls"}
         if len(modes) > 1 or not modes <= names.keys():
-            raise ValueError(f"the text encoder pools by {', '.join(sorted(modes))} but CLSR takes mean or cls")
+            raise ValueError(
+                f"the text encoder pools by {', '.join(sorted(modes))} but CLSR takes mean or cls"
+            )
         settings["pooling"] = names[modes.pop()]
     longest = _read_json(text, "sentence_bert_config.json").get("max_seq_length")
     if longest:
@@ -173,6 +181,9 @@ def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
 def _read_json(folder: str | Path, name: str) -> dict:
     """Read a JSON file of a local folder or Hub repository; {} if there is none."""
     file = cached_file(
-        folder, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
+        folder,
+        name,
+        _raise_exceptions_for_missing_entries=False,
+        _raise_exceptions_for_connection_errors=False,
     )
     return json.loads(Path(file).read_text(encoding="utf-8")) if file else {}

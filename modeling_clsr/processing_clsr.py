@@ -50,7 +50,9 @@ class CLSRProcessor(ProcessorMixin):
             ValueError: neither text nor audio; a text is empty or too long; see `CLSRFeatureExtractor` for audio.
         """
         if text is None and audio is None:
-            raise ValueError("text is None and audio is None but one of them is needed; pass a question or a waveform")
+            raise ValueError(
+                "text is None and audio is None but one of them is needed; pass a question or a waveform"
+            )
         data = {}
         if text is not None:
             data.update(self._tokens(text, truncation, max_length, return_tensors))

@@ -46,7 +46,9 @@ class TrueLengthWhisperEncoder(WhisperEncoder):
     A full window gives the values of the original bit for bit; a row of a padded batch those of the clip alone.
     """
 
-    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs) -> BaseModelOutput:
+    def forward(
+        self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> BaseModelOutput:
         """Encode log-mel features.
 
         Args:
@@ -103,7 +105,9 @@ class CrossMaskedWhisperDecoder(WhisperDecoder):
         embeds = self.embed_tokens(input_ids)
         hidden = embeds + self.embed_positions(input_ids, cache_length=past)
         hidden = F.dropout(hidden, p=self.dropout, training=self.training)
-        causal = create_causal_mask(config=self.config, inputs_embeds=embeds, attention_mask=None, cache=cache)
+        causal = create_causal_mask(
+            config=self.config, inputs_embeds=embeds, attention_mask=None, cache=cache
+        )
         cross = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=embeds,
@@ -120,7 +124,9 @@ class CrossMaskedWhisperDecoder(WhisperDecoder):
                 use_cache=use_cache,
                 **kwargs,
             )
-        return BaseModelOutputWithPastAndCrossAttentions(last_hidden_state=self.layer_norm(hidden), cache=cache)
+        return BaseModelOutputWithPastAndCrossAttentions(
+            last_hidden_state=self.layer_norm(hidden), cache=cache
+        )
 
 
 class TrueLengthWhisper(WhisperForConditionalGeneration):

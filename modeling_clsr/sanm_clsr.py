@@ -39,7 +39,9 @@ class SANMEncoder(nn.Module):
         )
         self.layer_norm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
 
-    def forward(self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs) -> BaseModelOutput:
+    def forward(
+        self, input_features: Tensor, attention_mask: Tensor | None = None, **kwargs
+    ) -> BaseModelOutput:
         """Encode stacked and normalised frames.
 
         Args:
@@ -88,7 +90,9 @@ class SANMEncoderLayer(GradientCheckpointingLayer):
 
     def forward(self, x: Tensor, padding: Tensor | None, attention_mask: Tensor | None, **kwargs) -> Tensor:
         """Map (B, F, H) to (B, F, H); `padding` is True off the mask, (B, F, 1)."""
-        attended = self.dropout(self.self_attn(self.self_attn_layer_norm(x), padding, attention_mask, **kwargs))
+        attended = self.dropout(
+            self.self_attn(self.self_attn_layer_norm(x), padding, attention_mask, **kwargs)
+        )
         x = attended if self.is_widening else x + attended
         hidden = self.dropout(F.relu(self.fc1(self.final_layer_norm(x))))  # (B, F, intermediate)
         return x + self.dropout(self.fc2(hidden))
@@ -261,7 +265,9 @@ class SANMCrossAttention(nn.Module):
         self.kv_proj = nn.Linear(config.encoder_hidden_size, 2 * config.hidden_size)
         self.out_proj = nn.Linear(config.hidden_size, config.hidden_size)
 
-    def forward(self, x: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None, **kwargs) -> Tensor:
+    def forward(
+        self, x: Tensor, encoder_hidden_states: Tensor, attention_mask: Tensor | None, **kwargs
+    ) -> Tensor:
         """Map (B, U, H) and (B, F, encoder width) to (B, U, H)."""
         key, value = self.kv_proj(encoder_hidden_states).chunk(2, dim=-1)  # two of (B, F, H)
         return self.out_proj(_attend(self, self.q_proj(x), key, value, attention_mask, **kwargs))
@@ -319,7 +325,9 @@ def _eager_attention(
 def _head_size(config: Any) -> int:
     size, heads = config.hidden_size, config.num_attention_heads
     if size % heads:
-        raise ValueError(f"hidden_size {size} is not a multiple of num_attention_heads {heads}; change one of them")
+        raise ValueError(
+            f"hidden_size {size} is not a multiple of num_attention_heads {heads}; change one of them"
+        )
     return size // heads
 
 

@@ -66,7 +66,9 @@ def tiny_parts(family: str, folder: Path, seed: int = 0) -> Parts:
 
 
 def tiny_whisper():
-    tokenizer = byte_level_tokenizer(["<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>", "<|endoftext|>"])
+    tokenizer = byte_level_tokenizer(
+        ["<|startoftranscript|>", "<|nospeech|>", "<|notimestamps|>", "<|endoftext|>"]
+    )
     config = WhisperConfig(
         vocab_size=len(tokenizer),
         d_model=32,
@@ -112,7 +114,9 @@ def tiny_wave_ctc(config_class, model_class, folder: Path):
     tokens = ["<pad>", "<s>", "</s>", "<unk>", "|", *LETTERS.upper(), "'"]
     file = folder / f"{model_class.__name__}_vocab.json"
     file.write_text(json.dumps({token: index for index, token in enumerate(tokens)}))
-    tokenizer = Wav2Vec2CTCTokenizer(str(file), unk_token="<unk>", pad_token="<pad>", word_delimiter_token="|")
+    tokenizer = Wav2Vec2CTCTokenizer(
+        str(file), unk_token="<unk>", pad_token="<pad>", word_delimiter_token="|"
+    )
     config = config_class(
         vocab_size=len(tokens),
         hidden_size=32,
@@ -149,7 +153,15 @@ def tiny_parakeet():
 
 def tiny_bert():
     words = ["the", "and", "sea", "bee", "road", "lamp"]
-    tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *string.printable[:94], *("##" + c for c in LETTERS), *words]
+    tokens = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        *string.printable[:94],
+        *("##" + c for c in LETTERS),
+        *words,
+    ]
     vocabulary = {token: index for index, token in enumerate(dict.fromkeys(tokens))}
     backend = Tokenizer(models.WordPiece(vocabulary, unk_token="[UNK]"))
     backend.normalizer = normalizers.BertNormalizer(lowercase=True)

@@ -60,12 +60,13 @@ def read_text(path: Path) -> list[Sentence]:
             speaker = line.strip("[]")
             if speaker not in SPEAKERS:
                 raise ValueError(
-                    f"line {number} of {path.name} names the speaker {speaker!r}; use one of {', '.join(SPEAKERS)}"
+                    f"line {number} of {path.name} names the speaker {speaker!r}; "
+                    f"use one of {', '.join(SPEAKERS)}"
                 )
         elif not line:
             opens = True
         elif not speaker:
-            raise ValueError(f"line {number} of {path.name} has no speaker; put a line such as [joe] above it")
+            raise ValueError(f"line {number} of {path.name} has no speaker; put a line like [joe] above it")
         else:
             sentences.append(Sentence(speaker, line, opens))
             opens = False
@@ -88,7 +89,7 @@ def joe() -> Speaker:
 def heart() -> Speaker:
     """American woman: hibari's voice, learnt from Kokoro's af_heart."""
     voice = need("hibari").Hibari()
-    return lambda text: voice(text, speed=0.97, seed=1)
+    return lambda text: voice(text, speed=0.95, seed=1)
 
 
 def kokoro(style: str, british: bool, speed: float) -> Speaker:
@@ -229,17 +230,19 @@ def write_opus(path: Path, samples: np.ndarray, bitrate: int) -> None:
 
 
 def place_answers(questions: list[dict], times: dict[str, list]) -> None:
-    """Set start and end of each question from the sentence that answers it.
+    """Set start and end of each question about these recordings from the sentence that answers it.
 
     Raises:
         ValueError: That sentence is not said exactly once in its recording.
     """
     for question in questions:
+        if question["file"] not in times:
+            continue
         said = [line for line in times[question["file"]] if line[2] == question["answer_sentence"]]
         if len(said) != 1:
             raise ValueError(
-                f"the answer to {question['question']!r} is said {len(said)} times in {question['file']}, not once; "
-                "copy answer_sentence from its text"
+                f"the answer to {question['question']!r} is said {len(said)} times in {question['file']}, "
+                "not once; copy answer_sentence from its text"
             )
         question["start"], question["end"] = said[0][:2]
 

@@ -1,0 +1,199 @@
+"""SpeechIndex: recordings in, a LanceDB table of passages out; questions in, hits out.
+
+A recording enters the table in one commit, after its last passage, so that no crash leaves half of it.
+"""
+
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+from ..data.audio import find_recordings
+from ..data.passages import CutSettings
+from .encoder import Encoder
+from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
+from .progress import AudioBar
+from .schema import TABLE, IndexMetadata, open_table, pa, quoted
+from .search import Hit, search_table
+
+COMMIT_S = 10.0  # seconds between two commits; so much work is lost if the machine fails
+
+
+class SpeechIndex:
+    """A searchable index of recordings in a folder. Made by `create` or `open`."""
+
+    def __init__(self, folder: Path, metadata: IndexMetadata, encoder: Encoder | None = None):
+        if encoder is not None:
+            metadata.check_model(encoder.name, encoder.fingerprint)
+        self.folder = folder
+        self.metadata = metadata
+        self._encoder = encoder
+        self._table = open_table(folder, metadata.embed_dim)
+
+    @classmethod
+    def create(
+        cls, folder: str | Path, encoder: Encoder, cut: CutSettings | None = None
+    ) -> "SpeechIndex":
+        """Make an empty index.
+
+        Args:
+            folder: new or empty.
+            encoder: the model that makes the vectors; the index belongs to it from now on.
+            cut: how recordings are cut; passages as long as the model takes if None.
+
+        Raises:
+            FileExistsError: the folder holds something.
+            ValueError: `cut` makes longer passages than the model takes.
+        """
+        folder = Path(folder)
+        cut = cut or CutSettings(max_s=encoder.max_audio_s)
+        if cut.max_s > encoder.max_audio_s:
+            raise ValueError(
+                f"max_s is {cut.max_s:g} s but {encoder.name} takes {encoder.max_audio_s:g} s; lower it"
+            )
+        others = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
+        if set(others) - {f"{TABLE}.lance"}:
+            raise FileExistsError(
+                f"{folder} holds {len(others)} files already ({min(others)}, …) but a new index needs its "
+                "own folder; name a new one"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        metadata = IndexMetadata(
+            encoder.name, encoder.fingerprint, encoder.embed_dim, encoder.sampling_rate, cut
+        )
+        index = cls(folder, metadata, encoder)
+        metadata.write(folder)  # last: a folder with this file is a whole index
+        return index
+
+    @classmethod
+    def open(cls, folder: str | Path, encoder: Encoder | None = None) -> "SpeechIndex":
+        """Open an index.
+
+        Args:
+            folder: of the index.
+            encoder: its model; loaded from where the index says, when needed, if None.
+
+        Raises:
+            FileNotFoundError: there is no index.
+            IndexMismatchError: it was built by another model.
+        """
+        return cls(Path(folder), IndexMetadata.read(Path(folder)), encoder)
+
+    @property
+    def encoder(self) -> Encoder:
+        """The model of the index."""
+        if self._encoder is None:
+            encoder = Encoder.from_pretrained(self.metadata.model)
+            self.metadata.check_model(encoder.name, encoder.fingerprint)
+            self._encoder = encoder
+        return self._encoder
+
+    def __len__(self) -> int:
+        """Return the number of passages."""
+        return self._table.count_rows("vector IS NOT NULL")
+
+    def sources(self) -> dict[str, str]:
+        """Return the fingerprint of each indexed recording by its absolute path."""
+        rows = self._table.search().select(["source", "fingerprint"]).to_arrow()
+        return dict(zip(rows["source"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
+
+    def add(self, paths: Iterable[str | Path], batch_size: int = 16, progress: bool = False) -> AddReport:
+        """Index recordings; those that have not changed since they were indexed are skipped.
+
+        Args:
+            paths: recordings and folders of them.
+            batch_size: most passages in a batch of the model.
+            progress: show a bar on stderr.
+
+        Returns:
+            What was done. A recording that cannot be read is named there and does not stop the others.
+
+        Raises:
+            FileNotFoundError: a path does not exist, or a folder holds no recordings.
+        """
+        report = AddReport()
+        recordings = changed_recordings(find_recordings(paths), self.sources(), report)
+        total = sum(recording.duration_s for recording in recordings)
+        if not recordings:
+            return report
+        encoded = encode_recordings(recordings, self.encoder, self.metadata.cut, batch_size, report)
+        finished: list[Recording] = []
+        last_commit = time.monotonic()
+        with AudioBar(total=total, disable=not progress) as bar:
+            try:
+                for seconds, recordings in encoded:
+                    bar.update(seconds)
+                    finished += recordings
+                    if time.monotonic() - last_commit > COMMIT_S:
+                        self._commit(finished, report)
+                        finished, last_commit = [], time.monotonic()
+            finally:  # also when interrupted: what is finished is kept
+                self._commit(finished, report)
+        self._table.optimize()
+        return report
+
+    def delete(self, paths: Iterable[str | Path]) -> int:
+        """Take recordings, or all recordings of a folder, out of the index.
+
+        Args:
+            paths: recordings and folders, which need not exist any more.
+
+        Returns:
+            The number of recordings taken out.
+
+        Raises:
+            FileNotFoundError: the index holds nothing of a path; then nothing is taken out.
+        """
+        known = self.sources()
+        doomed: set[str] = set()
+        for path in paths:
+            source = absolute(path)
+            found = {other for other in known if other == source or other.startswith(f"{source}/")}
+            if not found:
+                raise FileNotFoundError(
+                    f"{path} is not among the {len(known)} recordings of {self.folder}; check the spelling"
+                )
+            doomed |= found
+        if doomed:
+            self._table.delete(_of_sources(doomed))
+        return len(doomed)
+
+    def search(self, question: str, k: int = 5, file: str | None = None) -> list[Hit]:
+        """Find the moments that answer a question.
+
+        Args:
+            question: in words.
+            k: number of hits.
+            file: glob; only recordings whose path it matches.
+
+        Returns:
+            At most `k` hits, best first.
+
+        Raises:
+            ValueError: the index is empty, the question is empty, or no recording matches `file`.
+        """
+        if not len(self):
+            raise ValueError(
+                f"{self.folder} holds {len(self.sources())} recordings and 0 passages of speech; "
+                f"add recordings with `clsr index PATH --index {self.folder}`"
+            )
+        return search_table(self._table, self.encoder, question, k, file)
+
+    def _commit(self, recordings: list[Recording], report: AddReport) -> None:
+        """Write recordings in one commit, in place of whatever the table has of them."""
+        if not recordings:
+            return
+        rows = [row for recording in recordings for row in recording.rows or [recording.row()]]
+        (
+            self._table.merge_insert("id")
+            .when_matched_update_all()
+            .when_not_matched_insert_all()
+            .when_not_matched_by_source_delete(_of_sources(recording.source for recording in recordings))
+            .execute(pa.Table.from_pylist(rows, schema=self._table.schema), on_bad_vectors="null")
+        )
+        report.added += len(recordings)
+        report.passages += sum(len(recording.rows) for recording in recordings)
+        report.audio_s += sum(recording.duration_s for recording in recordings)
+
+
+def _of_sources(sources: Iterable[str]) -> str:
+    return f"source IN ({', '.join(quoted(source) for source in sorted(sources))})"

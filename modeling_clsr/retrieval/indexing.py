@@ -1,0 +1,203 @@
+"""Recordings to rows: read, cut, transcribe, embed.
+
+Enters: recordings. Leaves: each with all its rows, when its last passage is done. Passages of several
+recordings are pooled and batched by length, because a batch costs what its longest clip costs.
+"""
+
+import itertools
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..data.audio import audio_duration
+from ..data.passages import CutSettings, Passage, stream_passages
+from ..data.sampler import length_batches
+from ..data.speech_detector import SpeechDetector
+from .encoder import Encoder
+from .schema import row_id, source_fingerprint
+
+POOL = 64  # passages batched together; at 29 s each they hold 120 MB
+READ_ERRORS = (OSError, ValueError, ImportError)  # what one bad recording may raise
+
+
+@dataclass
+class AddReport:
+    """What `SpeechIndex.add` did.
+
+    Attributes:
+        added: recordings indexed, new or changed.
+        skipped: recordings that had not changed.
+        passages: rows with speech that were written.
+        audio_s: length of the added recordings, in seconds.
+        failed: (path, message) of each recording that could not be read.
+    """
+
+    added: int = 0
+    skipped: int = 0
+    passages: int = 0
+    audio_s: float = 0.0
+    failed: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class Recording:
+    """One recording on its way into the table.
+
+    Attributes:
+        path: as it was given.
+        source: absolute path, its name in the table.
+        fingerprint: see `source_fingerprint`.
+        duration_s: by its header, in seconds.
+        read_s: up to where its passages have been read, in seconds.
+        waiting: passages read but not encoded.
+        complete: read to its end.
+        rows: of the passages with words, by `row_schema`.
+    """
+
+    path: Path
+    source: str
+    fingerprint: str
+    duration_s: float
+    read_s: float = 0.0
+    waiting: int = 0
+    complete: bool = False
+    rows: list[dict[str, Any]] = field(default_factory=list)
+
+    def row(self, start_s: float = 0.0, end_s: float = 0.0) -> dict[str, Any]:
+        """Make a row without speech; as the only one it tells that the recording is known."""
+        return {
+            "id": row_id(self.source, start_s),
+            "source": self.source,
+            "path": str(self.path),
+            "fingerprint": self.fingerprint,
+            "start_s": round(start_s, 3),
+            "end_s": round(end_s, 3),
+            "transcript": "",
+            "probability": 0.0,
+            "words": [],
+            "vector": None,
+        }
+
+
+@dataclass(frozen=True)
+class _Clip:
+    """A passage in the pool; `seconds` of its recording are done with it."""
+
+    recording: Recording
+    passage: Passage
+    waveform: np.ndarray
+    seconds: float
+
+
+def changed_recordings(paths: Iterable[Path], known: dict[str, str], report: AddReport) -> list[Recording]:
+    """Choose the recordings that are new or changed.
+
+    Args:
+        paths: of recordings.
+        known: fingerprint by source of what the table has.
+        report: counts those that have not changed, and names those that cannot be read.
+    """
+    changed: dict[str, Recording] = {}
+    for path in paths:
+        try:
+            source = absolute(path)
+            fingerprint = source_fingerprint(path)
+            if known.get(source) == fingerprint:
+                report.skipped += 1
+            elif source not in changed:
+                changed[source] = Recording(path, source, fingerprint, audio_duration(path))
+        except READ_ERRORS as error:
+            report.failed.append((str(path), str(error)))
+    return list(changed.values())
+
+
+def encode_recordings(
+    recordings: list[Recording], encoder: Encoder, cut: CutSettings, batch_size: int, report: AddReport
+) -> Iterator[tuple[float, list[Recording]]]:
+    """Fill the rows of recordings.
+
+    Args:
+        recordings: from `changed_recordings`.
+        encoder: the model.
+        cut: how recordings are cut.
+        batch_size: most passages in a batch.
+        report: names the recordings that cannot be read; they are left out.
+
+    Yields:
+        After each batch the seconds of audio done since the last, and the recordings that it completed.
+    """
+    open_recordings: list[Recording] = []
+    clips = _read(recordings, cut, open_recordings, report)
+    while pool := list(itertools.islice(clips, POOL)):
+        for batch in length_batches([len(clip.waveform) for clip in pool], batch_size):
+            chosen = [pool[number] for number in batch]
+            _encode(encoder, chosen)
+            yield _finished(open_recordings, sum(clip.seconds for clip in chosen))
+    yield _finished(open_recordings, 0.0)  # those that end in silence
+
+
+def _read(
+    recordings: list[Recording], cut: CutSettings, open_recordings: list[Recording], report: AddReport
+) -> Iterator[_Clip]:
+    """Read recordings one after the other; those begun are put into `open_recordings`."""
+    detector = SpeechDetector()
+    for recording in recordings:
+        open_recordings.append(recording)
+        try:
+            for passage, waveform in stream_passages(recording.path, cut, detector):
+                seconds = passage.end_s - recording.read_s
+                recording.read_s = passage.end_s
+                recording.waiting += 1
+                yield _Clip(recording, passage, waveform, seconds)
+            if source_fingerprint(recording.path) != recording.fingerprint:
+                raise ValueError(f"{recording.path} was changed while it was read; index it again")
+        except READ_ERRORS as error:
+            open_recordings.remove(recording)
+            report.failed.append((str(recording.path), str(error)))
+        recording.complete = True
+
+
+def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
+    """Add the rows of one batch to their recordings. A clip without words, music or noise, leaves none."""
+    encoded = encoder.encode_passages([clip.waveform for clip in clips])
+    for clip, (transcript, vector) in zip(clips, encoded, strict=True):
+        recording, start_s = clip.recording, clip.passage.start_s
+        recording.waiting -= 1
+        if not transcript.text.strip():
+            continue
+        norm = float(np.linalg.norm(vector))
+        if not 0.9 < norm < 1.1:  # LanceDB would store it, and never find it
+            raise ValueError(
+                f"{recording.path} at {start_s:.1f} s has a vector of norm {norm:g} but 1 is needed; "
+                "check the checkpoint"
+            )
+        words = [
+            replace(word, start=round(start_s + word.start, 3), end=round(start_s + word.end, 3))
+            for word in transcript.words
+        ]
+        recording.rows.append(
+            recording.row(start_s, clip.passage.end_s)
+            | {"transcript": transcript.text.strip(), "probability": transcript.probability}
+            | {"words": [asdict(word) for word in words], "vector": vector.tolist()}
+        )
+
+
+def _finished(open_recordings: list[Recording], seconds: float) -> tuple[float, list[Recording]]:
+    """Take the finished recordings out of `open_recordings`; their last silence counts as done, too."""
+    finished = [recording for recording in open_recordings if recording.complete and not recording.waiting]
+    for recording in finished:
+        open_recordings.remove(recording)
+        seconds += max(recording.duration_s - recording.read_s, 0.0)
+        recording.rows = sorted(recording.rows, key=lambda row: row["start_s"])
+    return seconds, finished
+
+
+def absolute(path: str | Path) -> str:
+    """Return the absolute path, links not followed: the name of a recording in the table."""
+    source = os.path.normpath(Path(path).expanduser().absolute())
+    source.encode()  # a name that is not Unicode raises a ValueError: the table could not hold it
+    return source

@@ -1,0 +1,87 @@
+"""Greedy decoding: loops end, suspicious transcripts are named, batches do not matter."""
+
+import pytest
+import torch
+
+from modeling_clsr import CLSRConfig
+from modeling_clsr.decoding_clsr import Decoded, compression_ratio, greedy_decode, repeated_tail, suspicion
+from modeling_clsr.recognizer_clsr import encode_speech
+
+from .tiny_parts import FAMILIES, noise_clips, tiny_parts
+
+
+def test_repeated_phrase_is_found_and_counted_without_its_first():
+    assert repeated_tail([9, 8, *[1, 2, 3] * 5]) == 12
+    assert repeated_tail([9, *[4] * 12]) == 11
+
+
+@pytest.mark.parametrize("tokens", [[], [1], [7, 7, 7], [1, 2] * 3, [5] * 11, list(range(40))])
+def test_ordinary_repetition_is_left_alone(tokens):
+    assert repeated_tail(tokens) == 0
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds", "looped", "expected"),
+    [
+        ("the lamp was lit at six every evening", 3.0, False, None),
+        ("chapter one", 9.0, False, "early stop"),
+        ("the lamp was lit at six every evening by the keeper", 1.0, False, "invention"),
+        ("the sea, " * 30, 20.0, False, "loop"),
+        ("the lamp was lit at six every evening", 3.0, True, "loop"),
+    ],
+)
+def test_suspicion_names_what_is_wrong(text, seconds, looped, expected):
+    assert suspicion(Decoded([1], [0.0], looped=looped), text, seconds, CLSRConfig()) == expected
+
+
+def test_compression_ratio_of_nothing_is_zero():
+    assert compression_ratio("") == 0.0
+    assert compression_ratio("na " * 100) > 10
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_decoding_does_not_depend_on_the_batch(family, tmp_path):
+    parts = tiny_parts(family, tmp_path)
+    model, processor = parts.model(), parts.processor()
+    clips = noise_clips(0.6, 2.2, 1.1)
+
+    def decode(audio):
+        batch = processor(audio=audio, sampling_rate=16000)
+        speech = encode_speech(model.speech_model, batch["input_features"], batch["feature_attention_mask"])
+        return greedy_decode(model.speech_model, speech, model.config)
+
+    together = decode(clips)
+    for clip, expected in zip(clips, together, strict=True):
+        (alone,) = decode(clip)
+        assert alone.token_ids == expected.token_ids
+        assert alone.spans == expected.spans
+        assert alone.log_probs == pytest.approx(expected.log_probs, abs=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_token_spans_are_ordered_and_disjoint(family, tmp_path):
+    parts = tiny_parts(family, tmp_path)
+    model, processor = parts.model(), parts.processor()
+    batch = processor(audio=noise_clips(1.4, 2.2), sampling_rate=16000)
+    speech = encode_speech(model.speech_model, batch["input_features"], batch["feature_attention_mask"])
+    for row, result in enumerate(greedy_decode(model.speech_model, speech, model.config)):
+        assert result.token_ids and len(result.spans) == len(result.token_ids) == len(result.log_probs)
+        edges = [edge for span in result.spans for edge in span]
+        assert edges == sorted(edges)
+        assert edges[-1] <= int(speech.mask[row].sum())
+
+
+@torch.no_grad()
+def test_whisper_equals_stock_greedy_generation(tmp_path):
+    parts = tiny_parts("whisper", tmp_path)
+    model, processor = parts.model(redecode_padded=False), parts.processor()
+    batch = processor(audio=noise_clips(1.0), sampling_rate=16000, padding="max_length")
+    speech = encode_speech(model.speech_model, batch["input_features"], None)
+    (own,) = greedy_decode(model.speech_model, speech, model.config)
+    ids = torch.tensor([model.config.decoder_prompt_ids])
+    for expected in own.token_ids:  # stock decoder without cache, step by step
+        logits = parts.speech(input_features=batch["input_features"], decoder_input_ids=ids).logits[0, -1]
+        assert int(logits.argmax()) == expected
+        ids = torch.cat([ids, torch.tensor([[expected]])], dim=1)
