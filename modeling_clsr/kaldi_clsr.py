@@ -48,7 +48,9 @@ def kaldi_fbank(
         waveform = F.pad(waveform, (0, length - waveform.shape[-1]))
     frames = waveform.unfold(-1, length, shift)  # (..., T, samples)
     frames = frames - frames.mean(dim=-1, keepdim=True)
-    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)  # the first sample stands for the one before it
+    before = torch.cat(
+        [frames[..., :1], frames[..., :-1]], dim=-1
+    )  # the first sample stands for the one before it
     window = torch.hamming_window(length, periodic=False, dtype=torch.float32, device=waveform.device)
     frames = (frames - PREEMPHASIS * before) * window
     fft_size = 2 ** math.ceil(math.log2(length))
@@ -74,7 +76,9 @@ def num_fbank_frames(
     return max(num_samples - length, 0) // shift + 1
 
 
-def stack_frames(features: Tensor, lengths: Tensor, num_stacked: int = 7, stride: int = 6) -> tuple[Tensor, Tensor]:
+def stack_frames(
+    features: Tensor, lengths: Tensor, num_stacked: int = 7, stride: int = 6
+) -> tuple[Tensor, Tensor]:
     """Join neighbouring frames at a low frame rate (LFR).
 
     Row i holds `num_stacked` frames around frame `stride * i`; beyond either end the first or last frame of the

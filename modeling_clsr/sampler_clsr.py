@@ -96,7 +96,9 @@ def recognition_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.
     loss = F.cross_entropy(
         logits[is_real].float(),
         labels[is_real],
-        label_smoothing=label_smoothing * num_classes / (num_classes - 1),  # torch also spreads onto the true token
+        label_smoothing=label_smoothing
+        * num_classes
+        / (num_classes - 1),  # torch also spreads onto the true token
         reduction="sum",
     )
     return loss / is_real.sum().clamp(min=1)

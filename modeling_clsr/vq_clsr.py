@@ -75,16 +75,18 @@ class VQAdaptor(nn.Module):
         """
         logits = ban_tokens(logits, self.banned_ids)
         if self.vq_type == "vq":
-            scores = logits.float().softmax(dim=-1) if self.uses_probabilities else logits
+            scores = _widen(logits).softmax(dim=-1) if self.uses_probabilities else logits
             return quantize_straight_through(scores, table, token_mask, self.temperature)
         if self.vq_type == "projection":
             if token_states is None:
-                raise ValueError("vq_type 'projection' maps decoder states but token_states is None; pass them")
+                raise ValueError(
+                    "vq_type 'projection' maps decoder states but token_states is None; pass them"
+                )
             embeds = self.projection(token_states).to(table.dtype)
         else:
             _check_rows(logits, table)
             if self.vq_type == "softmax":
-                embeds = (logits.float() / self.temperature).softmax(dim=-1).to(table.dtype) @ table
+                embeds = (_widen(logits) / self.temperature).softmax(dim=-1).to(table.dtype) @ table
             elif self.vq_type == "logits":
                 # A banned score of minus infinity would make every sum infinite.
                 embeds = logits.masked_fill(logits.isneginf(), 0.0).to(table.dtype) @ table
@@ -136,7 +138,7 @@ def expected_embeds(logits: Tensor, table: Tensor, num_best: int, temperature: f
         (B, U, E), dtype of `table`.
     """
     best, ids = logits.topk(min(num_best, logits.shape[-1]), dim=-1)  # (B, U, K)
-    shares = (best.float() / temperature).softmax(dim=-1).to(table.dtype)
+    shares = (_widen(best) / temperature).softmax(dim=-1).to(table.dtype)
     return (shares.unsqueeze(-2) @ F.embedding(ids, table)).squeeze(-2)  # (B, U, 1, K) x (B, U, K, E)
 
 
@@ -168,13 +170,20 @@ class _StraightThroughLookup(torch.autograd.Function):
         logits, table, ids = ctx.saved_tensors
         grad_logits = grad_table = None
         if ctx.needs_input_grad[0]:
-            soft = (logits.float() / ctx.temperature).softmax(dim=-1)  # (B, U, V)
-            slopes = (grad.to(table.dtype) @ table.T).float()
+            soft = (_widen(logits) / ctx.temperature).softmax(dim=-1)  # (B, U, V)
+            slopes = _widen(grad.to(table.dtype) @ table.T)
             slopes -= (soft * slopes).sum(dim=-1, keepdim=True)
             grad_logits = slopes.mul_(soft).div_(ctx.temperature).to(logits.dtype)
         if ctx.needs_input_grad[1]:
-            grad_table = torch.zeros_like(table).index_add_(0, ids.flatten(), grad.flatten(0, -2).to(table.dtype))
+            grad_table = torch.zeros_like(table).index_add_(
+                0, ids.flatten(), grad.flatten(0, -2).to(table.dtype)
+            )
         return grad_logits, grad_table, None
+
+
+def _widen(x: Tensor) -> Tensor:
+    # Half precision rounds a softmax over a whole vocabulary away.
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _check_rows(logits: Tensor, table: Tensor) -> None:

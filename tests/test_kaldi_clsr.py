@@ -67,7 +67,9 @@ def test_stacking_repeats_the_first_and_last_frame():
 
 
 def test_silence_lies_at_the_floor():
-    assert torch.equal(kaldi_fbank(torch.zeros(800)), torch.full((3, 80), torch.finfo(torch.float32).eps).log())
+    assert torch.equal(
+        kaldi_fbank(torch.zeros(800)), torch.full((3, 80), torch.finfo(torch.float32).eps).log()
+    )
 
 
 def test_clip_shorter_than_a_frame_gives_one_frame():

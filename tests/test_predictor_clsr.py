@@ -38,7 +38,9 @@ def random_case(seed: int) -> tuple[torch.Tensor, torch.Tensor, int | None, floa
     frames = torch.randn(num_frames, 3, generator=generator, dtype=torch.float64)
     weights = torch.rand(num_frames, generator=generator, dtype=torch.float64) * (0.3, 1.0, 3.2)[seed % 3]
     weights *= torch.rand(num_frames, generator=generator) > 0.2 * (seed % 2)
-    target = int(torch.randint(1, 9, (), generator=generator)) if seed % 4 == 0 and weights.sum() > 0 else None
+    target = (
+        int(torch.randint(1, 9, (), generator=generator)) if seed % 4 == 0 and weights.sum() > 0 else None
+    )
     return frames, weights, target, (1.0, 0.7)[seed % 5 == 0], (0.0, 0.45)[seed % 7 > 3]
 
 
@@ -79,7 +81,9 @@ def test_training_fires_exactly_the_target_count():
     counts = torch.randint(0, 40, (64,))
     states, mask, _ = integrate_and_fire(torch.ones(64, 90, 1), weights, counts)
     assert mask.sum(dim=-1).tolist() == counts.tolist()
-    torch.testing.assert_close(states[mask], torch.ones(int(counts.sum()), 1))  # every token has the whole mass
+    torch.testing.assert_close(
+        states[mask], torch.ones(int(counts.sum()), 1)
+    )  # every token has the whole mass
 
 
 @pytest.mark.parametrize(("rest", "num_tokens"), [(0.54, 0), (0.56, 1)])
@@ -131,7 +135,11 @@ def golden_predictor(golden):
     )
     predictor = CIFPredictor(16)
     predictor.load_state_dict(
-        {key.removeprefix("predictor."): value for key, value in state.items() if key.startswith("predictor.")}
+        {
+            key.removeprefix("predictor."): value
+            for key, value in state.items()
+            if key.startswith("predictor.")
+        }
     )
     return predictor
 
@@ -143,7 +151,9 @@ def test_cif_predictor_equals_funasr():
     output = predictor(golden["encoder_states"], frame_mask)
     assert output.token_mask.sum(dim=-1).tolist() == golden["num_tokens"].tolist()
     torch.testing.assert_close(output.token_states, golden["token_states"], rtol=0, atol=1e-5)
-    weights = output.firing_weights + torch.where(torch.arange(37) == golden["lengths"].unsqueeze(-1), 0.45, 0.0)
+    weights = output.firing_weights + torch.where(
+        torch.arange(37) == golden["lengths"].unsqueeze(-1), 0.45, 0.0
+    )
     torch.testing.assert_close(weights, golden["weights_with_tail"][:, :37], rtol=0, atol=1e-6)
 
 

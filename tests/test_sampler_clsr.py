@@ -116,7 +116,9 @@ def test_risk_ignores_padding():
     logits, labels = torch.randn(1, 6, 9), torch.tensor([[1, 2, 3, -100, -100, -100]])
     spoilt = logits.clone()
     spoilt[:, 3:] = 50 * torch.randn(3, 9)
-    losses = [minimum_error_loss(x, labels, generator=torch.Generator().manual_seed(2)) for x in (logits, spoilt)]
+    losses = [
+        minimum_error_loss(x, labels, generator=torch.Generator().manual_seed(2)) for x in (logits, spoilt)
+    ]
     assert torch.equal(*losses)
 
 

@@ -184,7 +184,9 @@ def test_item_without_a_single_frame_leaves_no_nan(attention):
 
 
 def test_decoder_of_no_tokens_returns_no_states():
-    decoded = tiny_decoder()(torch.zeros(2, 0, 16), torch.zeros(2, 0, dtype=torch.bool), torch.randn(2, 7, 16))
+    decoded = tiny_decoder()(
+        torch.zeros(2, 0, 16), torch.zeros(2, 0, dtype=torch.bool), torch.randn(2, 7, 16)
+    )
     assert decoded.last_hidden_state.shape == (2, 0, 16)
 
 

@@ -73,7 +73,9 @@ class FunASRCheckpoint:
     def part(self, name: str) -> dict[str, Tensor]:
         """Return the weights of "encoder", "predictor", "decoder" or "output_layer", without the prefix."""
         start = f"{name}."
-        return {key.removeprefix(start): value for key, value in self.state_dict.items() if key.startswith(start)}
+        return {
+            key.removeprefix(start): value for key, value in self.state_dict.items() if key.startswith(start)
+        }
 
 
 def load_funasr_checkpoint(folder: str | Path) -> FunASRCheckpoint:
@@ -94,7 +96,9 @@ def load_funasr_checkpoint(folder: str | Path) -> FunASRCheckpoint:
     folder = Path(folder)
     for name in ("model.pt", "am.mvn", "tokens.json"):
         if not (folder / name).is_file():
-            raise FileNotFoundError(f"{folder} has no {name}; give the folder of a FunASR Paraformer checkpoint")
+            raise FileNotFoundError(
+                f"{folder} has no {name}; give the folder of a FunASR Paraformer checkpoint"
+            )
     state = convert_funasr_state_dict(torch.load(folder / "model.pt", map_location="cpu", weights_only=True))
     settings_file = folder / "config.yaml"
     settings = yaml.safe_load(settings_file.read_text(encoding="utf-8")) if settings_file.is_file() else {}

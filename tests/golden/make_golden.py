@@ -67,7 +67,11 @@ def make_sanm() -> dict[str, torch.Tensor]:
         targets = torch.tensor([11, 7])
         scaled_tokens, sums, _, _ = predictor(states, mask=mask, target_label_length=targets[:, None])
         logits, _ = decoder(states, lengths, tokens, counts.long())
-    tensors = {f"weights.{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    tensors = {
+        f"weights.{name}.{key}": value
+        for name, part in parts.items()
+        for key, value in part.state_dict().items()
+    }
     return tensors | {
         "features": features,
         "lengths": lengths,
@@ -101,7 +105,10 @@ def make_kaldi(folder: Path) -> dict[str, torch.Tensor]:
     statistics = {"AddShift": rng.normal(-10, 2, 560), "Rescale": rng.uniform(0.1, 0.3, 560)}
     lines = ["<Nnet>"]
     for tag, values in statistics.items():
-        lines += [f"<{tag}> 560 560", "<LearnRateCoef> 0 [ " + " ".join(f"{value:.6f}" for value in values) + " ]"]
+        lines += [
+            f"<{tag}> 560 560",
+            "<LearnRateCoef> 0 [ " + " ".join(f"{value:.6f}" for value in values) + " ]",
+        ]
     path = folder / "am.mvn"
     path.write_text("\n".join([*lines, "</Nnet>", ""]), encoding="utf-8")
     return {

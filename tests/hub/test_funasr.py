@@ -23,7 +23,9 @@ predictor_conf: {l_order: 1, r_order: 1, tail_threshold: 0.5}
 
 def golden_weights() -> dict[str, torch.Tensor]:
     golden = load_file(GOLDEN / "sanm.safetensors")
-    return {key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")}
+    return {
+        key.removeprefix("weights."): value for key, value in golden.items() if key.startswith("weights.")
+    }
 
 
 @pytest.fixture
@@ -62,15 +64,24 @@ def test_sizes_come_from_the_weights_and_choices_from_config_yaml(folder):
     sizes = ("input_size", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     assert [checkpoint.encoder_config[name] for name in sizes] == [28, 16, 3, 2, 32]
     assert [checkpoint.decoder_config[name] for name in sizes[1:]] == [16, 2, 2, 32]
-    assert checkpoint.encoder_config["memory_kernel_size"] == checkpoint.decoder_config["memory_kernel_size"] == 11
+    assert (
+        checkpoint.encoder_config["memory_kernel_size"]
+        == checkpoint.decoder_config["memory_kernel_size"]
+        == 11
+    )
     assert checkpoint.encoder_config["attention_dropout"] == 0.2
     assert checkpoint.predictor_config["tail_threshold"] == 0.5
-    assert checkpoint.tokens[3] == "token3" and checkpoint.cmvn_shift.shape == checkpoint.cmvn_scale.shape == (560,)
+    assert checkpoint.tokens[
+        3
+    ] == "token3" and checkpoint.cmvn_shift.shape == checkpoint.cmvn_scale.shape == (560,)
 
 
 def test_weights_of_other_uses_are_left_out():
     extra = {"ctc.ctc_lo.weight": torch.zeros(24, 16), "predictor.upsample_cnn.weight": torch.zeros(1)}
-    assert convert_funasr_state_dict(golden_weights() | extra).keys() == convert_funasr_state_dict(golden_weights()).keys()
+    assert (
+        convert_funasr_state_dict(golden_weights() | extra).keys()
+        == convert_funasr_state_dict(golden_weights()).keys()
+    )
     assert "decoder.embed.0.weight" in golden_weights()
 
 
@@ -92,6 +103,8 @@ def test_vocabulary_of_another_size_names_both(folder):
 
 
 def test_damaged_statistics_are_refused(tmp_path):
-    (tmp_path / "am.mvn").write_text("<Nnet>\n<AddShift> 2 2\n<LearnRateCoef> 0 [ 1.0 2.0 ]\n</Nnet>", encoding="utf-8")
+    (tmp_path / "am.mvn").write_text(
+        "<Nnet>\n<AddShift> 2 2\n<LearnRateCoef> 0 [ 1.0 2.0 ]\n</Nnet>", encoding="utf-8"
+    )
     with pytest.raises(ValueError, match="no <Rescale>"):
         read_cmvn(tmp_path / "am.mvn")
