@@ -32,9 +32,10 @@ class RetokenizeAdaptor(nn.Module):
         super().__init__()
         self.temperature = temperature
         self.max_text_tokens = max_text_tokens
-        self.token_bytes: list[bytes] | None = None
+        self.token_bytes: list[bytes] = []
         self._tokenizer: Tokenizer | None = None
         # (V, E) embeddings of the recogniser's token strings, made at the first backward pass.
+        self.table: Tensor | None
         self.register_buffer("table", None, persistent=False)
 
     def set_strings(self, token_bytes: list[bytes], tokenizer_json: str) -> None:
@@ -52,7 +53,7 @@ class RetokenizeAdaptor(nn.Module):
 
     def save_strings(self, folder: str | Path) -> None:
         """Write `retokenizer.json` into a checkpoint folder."""
-        if self.token_bytes is None or self._tokenizer is None:
+        if self._tokenizer is None:
             return
         # latin-1 keeps each byte as one character, whatever part of a UTF-8 sequence it is.
         content = {
@@ -87,7 +88,7 @@ class RetokenizeAdaptor(nn.Module):
             The text without outer white space, and the characters [start, end) of each token in it. A token that holds
             only a part of a character spans that character.
         """
-        if self.token_bytes is None:
+        if not self.token_bytes:
             _ = self.tokenizer  # raises with the remedy
         decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         text, spans = "", []

@@ -3,6 +3,8 @@
 Enters: cross-attention queries and keys of a decoder, or CTC paths. Leaves: (start, end) frames of each token.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class QueryRecorder:
 
     def __enter__(self) -> "QueryRecorder":
         self._hooks = [
-            attention.q_proj.register_forward_hook(
+            cast(nn.Module, attention.q_proj).register_forward_hook(
                 lambda module, args, output, layer=layer: self.queries[layer].append(output[:, -1].detach())
             )
             for layer, attention in self.attentions.items()

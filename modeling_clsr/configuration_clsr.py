@@ -47,7 +47,7 @@ class CLSRConfig(PreTrainedConfig):
     """
 
     model_type = "clsr"
-    sub_configs_defaults = {
+    sub_configs_defaults = {  # noqa: RUF012 - the library's own form
         "speech_config": SubConfigSpec(AutoConfig, model_type="whisper"),
         "text_config": SubConfigSpec(AutoConfig, model_type="bert"),
     }
@@ -82,12 +82,12 @@ class CLSRConfig(PreTrainedConfig):
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)
         # DeepSpeed's "auto" values and some tools ask a composite config for one width.
-        self.hidden_size = self.text_config.hidden_size
+        self.hidden_size = self.embed_dim
 
     @property
     def embed_dim(self) -> int:
         """Width of `audio_embeds` and `text_embeds`."""
-        return self.text_config.hidden_size
+        return self.text_config.hidden_size  # type: ignore[union-attr]  # a config after __post_init__
 
     def validate_choices(self):
         """Refuse a choice that is not in its list."""

@@ -5,6 +5,7 @@ Enters: `SpeechStates`. Leaves: one `Decoded` a clip; `suspicion` says whether t
 
 import zlib
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -135,6 +136,7 @@ def repeated_tail(token_ids: list[int]) -> int:
 
 
 def _decode_ctc(speech: SpeechStates, blank: int) -> list[Decoded]:
+    assert speech.logits is not None
     log_probs = speech.logits.float().log_softmax(dim=-1)  # (B, F, V)
     best = log_probs.max(dim=-1)
     results = []
@@ -163,7 +165,7 @@ def _decode_seq2seq(recognizer: PreTrainedModel, speech: SpeechStates, config) -
     steps: list[list[int]] = [
         [] for _ in range(num_clips)
     ]  # the row of each clip in every step it took part in
-    cache = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    cache: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
     active = list(range(num_clips))
     inputs, states = prompt, speech
     keys: dict[int, Tensor] = {}

@@ -67,7 +67,7 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         self.window_s = window_s
         self.do_normalize = do_normalize
         # `mel_filters` is left out of the JSON by the base class, so it is made here each time.
-        self.mel_filters = None if feature_type == "waveform" else self._mel_filters()
+        self.mel_filters = torch.zeros(0) if feature_type == "waveform" else self._mel_filters()
 
     def __call__(
         self,

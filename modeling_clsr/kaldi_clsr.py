@@ -1,8 +1,8 @@
 """Kaldi's front end: waveform in, stacked and normalised log-mel filterbank out.
 
-Enters: waveform in [-1, 1] (..., S). Leaves: log-mel (..., T, M) at 100 frames a second, or stacked (B, F, m * M).
-All steps are batched and exact per item. Source: Kaldi's `compute-fbank-feats` with FunASR's settings (Hamming
-window, no dither). Axes: B batch, S samples, T frames of 10 ms, M mel bins, F stacked frames.
+Enters: waveform in [-1, 1] (..., S). Leaves: log-mel (..., T, M) at 100 frames a second, or stacked (B, F, m
+* M). All steps are batched and exact per item. Source: Kaldi's `compute-fbank-feats` with FunASR's settings
+(Hamming window, no dither). Axes: B batch, S samples, T frames of 10 ms, M mel bins, F stacked frames.
 """
 
 import functools
@@ -28,8 +28,9 @@ def kaldi_fbank(
 ) -> Tensor:
     """Compute Kaldi's log-mel filterbank.
 
-    Per frame: take off the mean, emphasise high frequencies, apply a Hamming window, power spectrum, mel filters
-    from 20 Hz to half the sampling rate, natural logarithm. A clip shorter than one frame is filled up with zeros.
+    Per frame: take off the mean, emphasise high frequencies, apply a Hamming window, power spectrum, mel
+    filters from 20 Hz to half the sampling rate, natural logarithm. A clip shorter than one frame is filled
+    up with zeros.
 
     Args:
         waveform: in [-1, 1], (..., S).
@@ -39,8 +40,8 @@ def kaldi_fbank(
         frame_shift_ms: between the starts of frames.
 
     Returns:
-        (..., T, M), float32; see `num_fbank_frames` for T. In a padded batch, rows beyond an item's own number of
-        frames belong to padding.
+        (..., T, M), float32; see `num_fbank_frames` for T. In a padded batch, rows beyond an item's own
+        number of frames belong to padding.
     """
     length, shift = _frame_samples(sampling_rate, frame_length_ms, frame_shift_ms)
     waveform = waveform.float() * SAMPLE_SCALE
@@ -81,8 +82,8 @@ def stack_frames(
 ) -> tuple[Tensor, Tensor]:
     """Join neighbouring frames at a low frame rate (LFR).
 
-    Row i holds `num_stacked` frames around frame `stride * i`; beyond either end the first or last frame of the
-    item repeats.
+    Row i holds `num_stacked` frames around frame `stride * i`; beyond either end the first or last frame of
+    the item repeats.
 
     Args:
         features: (B, T, M).

@@ -10,6 +10,7 @@ import math
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel
 from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
-from transformers.utils import ModelOutput, can_return_tuple, cached_file
+from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
 from .adaptor_clsr import STRINGS_FILE, RetokenizeAdaptor, recognizer_token_bytes
 from .configuration_clsr import CLSRConfig
@@ -71,7 +72,7 @@ class CLSRPreTrainedModel(PreTrainedModel):
     config: CLSRConfig
     base_model_prefix = "clsr"
     main_input_name = "input_features"
-    input_modalities = ("audio", "text")
+    input_modalities = ["audio", "text"]  # noqa: RUF012 - the library's own form
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _keep_in_fp32_modules_strict = ["logit_scale"]  # noqa: RUF012 - the library's own form
@@ -94,9 +95,8 @@ class CLSRModel(CLSRPreTrainedModel):
         self.adaptor = RetokenizeAdaptor(config.adaptor_temperature, config.max_text_tokens)
         self.text_model = AutoModel.from_config(config.text_config)
         if getattr(self.text_model, "pooler", None) is not None:
-            self.text_model.pooler = (
-                None  # never used, and an unused parameter stops distributed training silently
-            )
+            # Never used, and an unused parameter stops distributed training silently.
+            self.text_model.pooler = None
         self.logit_scale = nn.Parameter(torch.full((1,), math.log(config.logit_scale_init_value)))
         self.post_init()
 
@@ -197,10 +197,11 @@ class CLSRModel(CLSRPreTrainedModel):
                 f"the contrastive loss got {len(input_ids)} texts and {len(input_features)} clips but needs pairs, "
                 "at least 2; pass one text for each clip"
             )
-        text_embeds = self.get_text_features(input_ids, attention_mask, token_type_ids).pooler_output
+        text = self.get_text_features(input_ids, attention_mask, token_type_ids)
         audio = self.get_audio_features(input_features, feature_attention_mask)
+        text_embeds, audio_embeds = cast(Tensor, text.pooler_output), cast(Tensor, audio.pooler_output)
         scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
-        logits_per_text = scale * text_embeds @ audio.pooler_output.T  # (B_text, B_audio)
+        logits_per_text = scale * text_embeds @ audio_embeds.T  # (B_text, B_audio)
         loss = None
         if return_loss:
             target = torch.arange(len(logits_per_text), device=logits_per_text.device)
@@ -210,7 +211,7 @@ class CLSRModel(CLSRPreTrainedModel):
             logits_per_audio=logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
-            audio_embeds=audio.pooler_output,
+            audio_embeds=audio_embeds,
             logit_scale=scale,
             transcripts=audio.transcripts,
         )
@@ -257,7 +258,8 @@ class CLSRModel(CLSRPreTrainedModel):
             for result, length in zip(decoded, seconds, strict=True)
         ]
         again = [row for row, doubt in enumerate(doubts) if doubt and not self._nobody_speaks(decoded[row])]
-        if not again or input_features.shape[-1] == window and (mask is None or bool(mask[again].all())):
+        full = input_features.shape[-1] == window and (mask is None or bool(mask[again].all()))
+        if not again or full:
             return
         padded = input_features.new_empty(len(again), input_features.shape[1], window)
         for number, row in enumerate(again):

@@ -6,6 +6,7 @@ Enters: Hugging Face models, tokenizers and folders. Leaves: config fields, feat
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import (
@@ -98,8 +99,7 @@ def frames_per_second(speech_config) -> float:
 
 def feature_settings(speech: str | Path | PreTrainedModel) -> dict:
     """Return the arguments of CLSRFeatureExtractor that the recogniser decides."""
-    loaded = isinstance(speech, PreTrainedModel)
-    config = speech.config if loaded else AutoConfig.from_pretrained(speech)
+    config = speech.config if isinstance(speech, PreTrainedModel) else AutoConfig.from_pretrained(speech)
     recognizer_type(config)
     if config.model_type == "whisper":
         return {
@@ -115,7 +115,7 @@ def feature_settings(speech: str | Path | PreTrainedModel) -> dict:
             "feature_size": config.encoder_config.num_mel_bins,
             "n_fft": 512,
         }
-    own = {} if loaded else _read_json(speech, "preprocessor_config.json")
+    own = {} if isinstance(speech, PreTrainedModel) else _read_json(speech, "preprocessor_config.json")
     normalize = own.get("do_normalize", config.model_type != "moonshine")
     return plain | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
 
@@ -137,7 +137,7 @@ def text_settings(text: str | Path | PreTrainedModel, text_config, tokenizer) ->
     settings = {"pooling": "mean", "max_text_tokens": int(min(positions, tokenizer.model_max_length))}
     if isinstance(text, PreTrainedModel):
         return settings
-    modules = _read_json(text, "modules.json") or []
+    modules: Any = _read_json(text, "modules.json")  # a list, where there is one
     later = [
         module["type"] for module in modules if module["type"].rsplit(".", 1)[-1] in ("Dense", "CNN", "LSTM")
     ]

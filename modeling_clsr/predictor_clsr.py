@@ -1,8 +1,8 @@
-"""Token predictors: encoder frames in, one vector and one time span per token out, without decoding step by step.
+"""Token predictors: encoder frames in, one vector and one time span per token out, all tokens at once.
 
-Enters: encoder states (B, F, H) and their mask. Leaves: `PredictorOutput`. `CIFPredictor` counts by continuous
-integrate-and-fire (Dong & Xu 2020, arXiv 1905.11235), `CTCPredictor` by CTC posteriors (An et al. 2024, arXiv
-2409.17746). Axes: B batch, F frames, U tokens, N CTC units, C CTC classes, H width.
+Enters: encoder states (B, F, H) and their mask. Leaves: `PredictorOutput`. `CIFPredictor` counts by
+continuous integrate-and-fire (Dong & Xu 2020, arXiv 1905.11235), `CTCPredictor` by CTC posteriors (An et al.
+2024, arXiv 2409.17746). Axes: B batch, F frames, U tokens, N CTC units, C CTC classes, H width.
 """
 
 from dataclasses import dataclass
@@ -42,9 +42,10 @@ class PredictorOutput(ModelOutput):
 class CIFPredictor(nn.Module):
     """Weigh each frame, add the weights up, and fire a token whenever the sum reaches the threshold.
 
-    In training the weights are scaled so that exactly the target number of tokens fires. At inference a rest of
-    at least `threshold - tail_threshold` still becomes a token. Source: Gao et al. 2022, arXiv 2206.08317, section
-    3.2. Departs from it: a frame may complete several tokens, and padded states never reach the convolution.
+    In training the weights are scaled so that exactly the target number of tokens fires. At inference a rest
+    of at least `threshold - tail_threshold` still becomes a token. Source: Gao et al. 2022, arXiv 2206.08317,
+    section 3.2. Departs from it: a frame may complete several tokens, and padded states never reach the
+    convolution.
 
     Args:
         hidden_size: width of the encoder states.
@@ -86,7 +87,8 @@ class CIFPredictor(nn.Module):
             num_tokens: true token counts, (B,), in training; predicted if None.
 
         Returns:
-            PredictorOutput with `token_states`, `token_mask`, `token_spans`, `firing_weights`, `token_counts`.
+            PredictorOutput with `token_states`, `token_mask`, `token_spans`, `firing_weights`,
+            `token_counts`.
         """
         # Half precision miscounts: a sum over hundreds of weights must be right to a fraction of one weight.
         with torch.autocast(hidden_states.device.type, enabled=False):
@@ -123,9 +125,10 @@ def integrate_and_fire(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Cut the frames where their summed weight passes multiples of the threshold; sum each piece.
 
-    Frame t covers the stretch from the sum before it to the sum after it; token k covers [k, k + 1) thresholds.
-    A frame counts for a token by the overlap of the two, so any number of tokens may fire in one frame. Equal to
-    the frame-by-frame walk of Dong & Xu 2020, arXiv 1905.11235, algorithm 1; sums run in float64.
+    Frame t covers the stretch from the sum before it to the sum after it; token k covers [k, k + 1)
+    thresholds. A frame counts for a token by the overlap of the two, so any number of tokens may fire in one
+    frame. Equal to the frame-by-frame walk of Dong & Xu 2020, arXiv 1905.11235, algorithm 1; sums run in
+    float64.
 
     Args:
         frames: (B, F, H), float32.
@@ -144,7 +147,8 @@ def integrate_and_fire(
     """
     if frames.shape[:2] != weights.shape:
         raise ValueError(
-            f"frames are {tuple(frames.shape[:2])} but weights are {tuple(weights.shape)}; give one weight per frame"
+            f"frames are {tuple(frames.shape[:2])} but weights are {tuple(weights.shape)}; "
+            "give one weight per frame"
         )
     exact = torch.float32 if weights.device.type == "mps" else torch.float64  # MPS has no float64
     ends = weights.to(exact).cumsum(dim=-1) / threshold  # (B, F), in tokens
@@ -181,9 +185,10 @@ def quantity_loss(token_counts: Tensor, num_tokens: Tensor) -> Tensor:
 class CTCPredictor(nn.Module):
     """Give every token the mean CTC posterior of its frames, mapped to the decoder's width.
 
-    In training the frames of a token come from forced alignment, at inference from the greedy path. Source: An et
-    al. 2024, arXiv 2409.17746 (Paraformer-v2), section 3.2. Departs from it: the CTC classes may be finer than the
-    tokens (characters under word pieces); then `units_per_token` says how many units make each token.
+    In training the frames of a token come from forced alignment, at inference from the greedy path. Source:
+    An et al. 2024, arXiv 2409.17746 (Paraformer-v2), section 3.2. Departs from it: the CTC classes may be
+    finer than the tokens (characters under word pieces); then `units_per_token` says how many units make each
+    token.
 
     Args:
         hidden_size: width of encoder states and token vectors.
@@ -216,8 +221,8 @@ class CTCPredictor(nn.Module):
             units_per_token: (B, U), 0 on padding; each unit is a token if None.
 
         Returns:
-            PredictorOutput with `token_states`, `token_mask`, `token_spans`, `ctc_logits`, and `draft_ids` when
-            `unit_ids` is None.
+            PredictorOutput with `token_states`, `token_mask`, `token_spans`, `ctc_logits`, and `draft_ids`
+            when `unit_ids` is None.
 
         Raises:
             ValueError: an item has too few frames for its units.
@@ -383,6 +388,6 @@ def _check_alignable(final: Tensor, frame_mask: Tensor, num_units: Tensor) -> No
     if blocked:
         item = blocked[0]
         raise ValueError(
-            f"item {item} has {int(frame_mask[item].sum())} frames but {int(num_units[item])} CTC units and the blanks "
-            "between equal ones; drop it or cut its transcript"
+            f"item {item} has {int(frame_mask[item].sum())} frames but {int(num_units[item])} CTC units and the "
+            "blanks between equal ones; drop it or cut its transcript"
         )

@@ -4,6 +4,7 @@ Enters: `input_features` and their mask. Leaves: encoder states (B, F, H) with t
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -68,7 +69,7 @@ class TrueLengthWhisperEncoder(WhisperEncoder):
                 f"input_features hold {frames} encoder frames but Whisper has {window} positions; "
                 "cut the clip with modeling_clsr.data.passages.cut_passages"
             )
-        keep = None
+        keep = mask = None
         if attention_mask is not None and not bool(attention_mask.all()):
             keep = attention_mask[:, None].to(input_features.dtype)  # (B, 1, T)
             input_features = input_features * keep
@@ -78,8 +79,7 @@ class TrueLengthWhisperEncoder(WhisperEncoder):
         hidden = F.gelu(self.conv2(hidden)).transpose(1, 2)  # (B, H, F) -> (B, F, H)
         hidden = hidden + self.embed_positions.weight[:frames]
         hidden = F.dropout(hidden, p=self.dropout, training=self.training)
-        mask = None
-        if keep is not None:
+        if attention_mask is not None and keep is not None:
             mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=hidden, attention_mask=attention_mask[:, ::2]
             )
@@ -148,7 +148,7 @@ def build_recognizer(speech_config, recognizer_type: str) -> PreTrainedModel:
     return AutoModelForSpeechSeq2Seq.from_config(speech_config)
 
 
-def encode_speech(recognizer: PreTrainedModel, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
+def encode_speech(recognizer: Any, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
     """Run the speech encoder (and the CTC head, if that is the recogniser's kind).
 
     Recognisers that read the waveform are run clip by clip: their first normalisation (group norm over time) sees
@@ -175,7 +175,7 @@ def encode_speech(recognizer: PreTrainedModel, input_features: Tensor, mask: Ten
 
 
 def decode_tokens(
-    recognizer: PreTrainedModel, token_ids: Tensor, speech: SpeechStates, cache=None
+    recognizer: Any, token_ids: Tensor, speech: SpeechStates, cache=None
 ) -> tuple[Tensor, object]:
     """Score the next tokens with the recogniser's decoder.
 
@@ -199,12 +199,12 @@ def decode_tokens(
     return recognizer.proj_out(output.last_hidden_state), output.cache
 
 
-def cross_attentions(recognizer: PreTrainedModel) -> list[nn.Module]:
+def cross_attentions(recognizer: Any) -> list[nn.Module]:
     """Return the cross-attention module of each decoder layer, in order."""
     return [layer.encoder_attn for layer in recognizer.model.decoder.layers]
 
 
-def _encode_unpadded(recognizer: PreTrainedModel, wave: Tensor) -> SpeechStates:
+def _encode_unpadded(recognizer: Any, wave: Tensor) -> SpeechStates:
     """Encode one waveform, (1, S)."""
     if hasattr(recognizer, "model") and hasattr(recognizer.model, "encoder"):  # Moonshine
         states = recognizer.model.encoder(wave).last_hidden_state
@@ -215,7 +215,7 @@ def _encode_unpadded(recognizer: PreTrainedModel, wave: Tensor) -> SpeechStates:
     return SpeechStates(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), logits)
 
 
-def _encode_parakeet(recognizer: PreTrainedModel, input_features: Tensor, mask: Tensor) -> SpeechStates:
+def _encode_parakeet(recognizer: Any, input_features: Tensor, mask: Tensor) -> SpeechStates:
     output = recognizer.encoder(input_features=input_features, attention_mask=mask.bool())
     return SpeechStates(
         output.last_hidden_state, output.attention_mask.bool(), recognizer.ctc_head(output.last_hidden_state)

@@ -1,8 +1,8 @@
 """Training of the parallel recogniser: glancing sampler, recognition loss, risk over sampled hypotheses.
 
-Enters: token vectors (B, U, H), scores (B, U, V), labels (B, U). Leaves: token vectors for the second pass, losses.
-Sources: Gao et al. 2022, arXiv 2206.08317, sections 3.3 and 3.4; algorithm 1 of the paper, arXiv 2511.09282.
-Axes: B batch, U tokens, V vocabulary, H speech width, K hypotheses.
+Enters: token vectors (B, U, H), scores (B, U, V), labels (B, U). Leaves: token vectors for the second pass,
+losses. Sources: Gao et al. 2022, arXiv 2206.08317, sections 3.3 and 3.4; algorithm 1 of the paper, arXiv
+2511.09282. Axes: B batch, U tokens, V vocabulary, H speech width, K hypotheses.
 """
 
 import torch
@@ -13,8 +13,8 @@ from torch.nn import functional as F
 class GlancingSampler(nn.Module):
     """Swap some token vectors for rows of the output layer that belong to the true tokens; training only.
 
-    Run the decoder once without gradient, pass its best tokens here, and decode again from the result: the more
-    errors the first pass made, the more the second one is shown.
+    Run the decoder once without gradient, pass its best tokens here, and decode again from the result: the
+    more errors the first pass made, the more the second one is shown.
 
     Args:
         ratio: the paper's lambda, share of the errors that is shown, above 0 and below 1.
@@ -50,7 +50,8 @@ def glance(
 ) -> Tensor:
     """Swap `floor(errors * ratio)` random token vectors of each item for rows of the true tokens.
 
-    Positions are drawn among all real ones, right or wrong: algorithm 1 of the paper, which its prose contradicts.
+    Positions are drawn among all real ones, right or wrong: algorithm 1 of the paper, which its prose
+    contradicts.
 
     Args:
         token_states: predictor's vectors, (B, U, H).
@@ -68,8 +69,8 @@ def glance(
     """
     if not token_states.shape[:2] == draft_ids.shape == labels.shape:
         raise ValueError(
-            f"token_states are {tuple(token_states.shape[:2])}, draft_ids {tuple(draft_ids.shape)} and labels "
-            f"{tuple(labels.shape)}; scale the predictor to the number of labels"
+            f"token_states are {tuple(token_states.shape[:2])}, draft_ids {tuple(draft_ids.shape)} and "
+            f"labels {tuple(labels.shape)}; scale the predictor to the number of labels"
         )
     is_real = labels >= 0  # (B, U)
     num_shown = (((draft_ids != labels) & is_real).sum(dim=-1).float() * ratio).floor()  # (B,)
@@ -113,8 +114,9 @@ def minimum_error_loss(
 ) -> Tensor:
     """Return the expected number of wrong tokens over sampled hypotheses, less its mean (MWER).
 
-    Without a beam, hypotheses are made by blocking the best token at random positions, where the second best steps
-    in. Source: Gao et al. 2022, section 3.4; their sampling is not specified, this is the public re-implementation's.
+    Without a beam, hypotheses are made by blocking the best token at random positions, where the second best
+    steps in. Source: Gao et al. 2022, section 3.4; their sampling is not specified, this is the public
+    re-implementation's.
 
     Args:
         logits: (B, U, V).

@@ -1,8 +1,9 @@
 """SAN-M speech encoder and parallel decoder, the recogniser of Paraformer.
 
-Enters: stacked filterbank frames (B, F, M), or token vectors (B, U, H) with encoder states. Leaves: states (B, F, H)
-or (B, U, H), zero off the mask. Sources: Gao et al. 2020, arXiv 2006.01713 (SAN-M), section 2; Gao et al. 2022,
-arXiv 2206.08317 (Paraformer), section 3. Axes: B batch, F frames, M input width, U tokens, H width.
+Enters: stacked filterbank frames (B, F, M), or token vectors (B, U, H) with encoder states. Leaves: states
+(B, F, H) or (B, U, H), zero off the mask. Sources: Gao et al. 2020, arXiv 2006.01713 (SAN-M), section 2; Gao
+et al. 2022, arXiv 2206.08317 (Paraformer), section 3. Axes: B batch, F frames, M input width, U tokens, H
+width.
 """
 
 import math
@@ -20,8 +21,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 class SANMEncoder(nn.Module):
     """Encode frames by self-attention layers with a memory beside each attention.
 
-    The first layer takes the input width to `hidden_size` and so has no residual around its attention. Gao et al.
-    2020, section 2.2.
+    The first layer takes the input width to `hidden_size` and so has no residual around its attention. Gao et
+    al. 2020, section 2.2.
 
     Args:
         config: object with `input_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`,
@@ -54,8 +55,8 @@ class SANMEncoder(nn.Module):
         """
         if input_features.shape[-1] != self.config.input_size:
             raise ValueError(
-                f"frames are {input_features.shape[-1]} wide but the encoder expects {self.config.input_size}; "
-                "stack them as the checkpoint's feature extractor does"
+                f"frames are {input_features.shape[-1]} wide but the encoder expects "
+                f"{self.config.input_size}; stack them as the checkpoint's feature extractor does"
             )
         padding = None if attention_mask is None else ~attention_mask.bool().unsqueeze(-1)  # (B, F, 1)
         x = input_features.float() * math.sqrt(self.config.hidden_size)
@@ -144,12 +145,13 @@ class FSMNMemory(nn.Module):
 
 
 class SANMDecoder(nn.Module):
-    """Decode all tokens at once: feed-forward, memory, attention to the encoder; no self-attention, no positions.
+    """Decode all tokens at once; they see each other only through the memory, without positions.
 
     The output layer over the vocabulary belongs to the caller. Gao et al. 2022, section 3.1.
 
     Args:
-        config: object with the fields of `SANMEncoder`'s config, less `input_size`, plus `encoder_hidden_size`,
+        config: object with the fields of `SANMEncoder`'s config, less `input_size`, plus
+        `encoder_hidden_size`,
             the width of the encoder states.
     """
 
@@ -184,8 +186,8 @@ class SANMDecoder(nn.Module):
         """
         if token_states.shape[-1] != self.config.hidden_size:
             raise ValueError(
-                f"token vectors are {token_states.shape[-1]} wide but the decoder expects {self.config.hidden_size}; "
-                "build the predictor with the decoder's hidden_size"
+                f"token vectors are {token_states.shape[-1]} wide but the decoder expects "
+                f"{self.config.hidden_size}; build the predictor with the decoder's hidden_size"
             )
         x = token_states.to(self.layer_norm.weight.dtype)
         if x.shape[1] == 0:  # nobody speaks in the whole batch; convolution and attention refuse empty input
@@ -332,6 +334,7 @@ def _head_size(config: Any) -> int:
 
 
 def _choose_attention(config: Any) -> None:
-    # Outside a PreTrainedModel nobody has chosen yet, and an unknown choice would silently drop the padding mask.
+    # Outside a PreTrainedModel nobody has chosen yet, and an unknown choice would silently drop the padding
+    # mask.
     if getattr(config, "_attn_implementation", None) is None:
         config._attn_implementation = "sdpa"

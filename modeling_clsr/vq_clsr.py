@@ -1,8 +1,8 @@
 """Vector-quantised adaptor: token scores in, rows like word embeddings of the text encoder out.
 
-Enters: scores (B, U, V) and the text encoder's word embeddings (V, E). Leaves: token_embeds (B, U, E) and token_ids
-(B, U). Source: the paper (arXiv 2511.09282), section "Adaptor", after SpeechCLIP (Shih et al. 2023, arXiv
-2210.00705), section 3.3. Axes: B batch, U tokens, V vocabulary, E text width, H speech width, K best.
+Enters: scores (B, U, V) and the text encoder's word embeddings (V, E). Leaves: token_embeds (B, U, E) and
+token_ids (B, U). Source: the paper (arXiv 2511.09282), section "Adaptor", after SpeechCLIP (Shih et al. 2023,
+arXiv 2210.00705), section 3.3. Axes: B batch, U tokens, V vocabulary, E text width, H speech width, K best.
 """
 
 import torch
@@ -17,8 +17,8 @@ class VQAdaptor(nn.Module):
     """Turn token scores into text-like embeddings, by quantisation or one of its ablations.
 
     "vq": the value is the best row, the gradient that of the softmax mixture. "softmax": the mixture itself.
-    "logits": scores times table. "expected": mixture of the `num_best` best rows. "projection": a linear map of the
-    decoder states that uses no table, which makes the model a plain dual encoder.
+    "logits": scores times table. "expected": mixture of the `num_best` best rows. "projection": a linear map
+    of the decoder states that uses no table, which makes the model a plain dual encoder.
 
     Args:
         vq_type: one of the above.
@@ -27,7 +27,8 @@ class VQAdaptor(nn.Module):
         banned_ids: tokens never chosen, such as padding or a mask token.
         hidden_size: H, for "projection".
         embed_size: E, for "projection".
-        uses_probabilities: quantise `softmax(scores)` in place of the scores; the paper's prose can be read so,
+        uses_probabilities: quantise `softmax(scores)` in place of the scores; the paper's prose can be read
+        so,
             but then the mixture is never sharp.
     """
 
@@ -54,7 +55,8 @@ class VQAdaptor(nn.Module):
         if vq_type == "projection":
             if hidden_size is None or embed_size is None:
                 raise ValueError(
-                    f"vq_type 'projection' got hidden_size {hidden_size} and embed_size {embed_size}; give both"
+                    f"vq_type is 'projection' but hidden_size is {hidden_size} and embed_size {embed_size}; "
+                    "give both"
                 )
             self.projection = nn.Linear(hidden_size, embed_size)
 
@@ -101,8 +103,8 @@ def quantize_straight_through(
 ) -> tuple[Tensor, Tensor]:
     """Replace each token distribution by one row of the text encoder's embedding table.
 
-    The value is the best row, bit for bit; the gradient is that of the mixture `softmax(logits / temperature) @
-    table`, so the contrastive loss reaches the recogniser. Padding takes no part in either direction.
+    The value is the best row, bit for bit; the gradient is that of the mixture `softmax(logits / temperature)
+    @ table`, so the contrastive loss reaches the recogniser. Padding takes no part in either direction.
 
     Args:
         logits: recogniser scores, (B, U, V).
@@ -152,8 +154,8 @@ def ban_tokens(logits: Tensor, banned_ids: tuple[int, ...]) -> Tensor:
 class _StraightThroughLookup(torch.autograd.Function):
     """Look up the best rows; differentiate the mixture. Neither direction builds the one-hot matrix.
 
-    With g the gradient of a row, p the softmax and s = table g, the scores receive p * (s - <p, s>) / temperature;
-    the table receives g on the chosen row, as from a plain look-up.
+    With g the gradient of a row, p the softmax and s = table g, the scores receive p * (s - <p, s>) /
+    temperature; the table receives g on the chosen row, as from a plain look-up.
     """
 
     @staticmethod

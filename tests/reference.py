@@ -37,7 +37,7 @@ def quantize_with_one_hot(logits: Tensor, table: Tensor, temperature: float) -> 
 
 
 def best_ctc_path(log_probs: Tensor, units: list[int], blank_id: int) -> tuple[float, list[int]]:
-    """Try every path of one item, (F, C), and return the best one that spells the units: its score, its classes."""
+    """Try all paths of one item, (F, C); return score and classes of the best that spells the units."""
     num_frames, num_classes = log_probs.shape
     best = (float("-inf"), [])
     for path in itertools.product(range(num_classes), repeat=num_frames):

@@ -84,5 +84,5 @@ def test_tone_is_loudest_in_the_filter_of_its_frequency():
 
 
 def test_statistics_of_another_width_name_both():
-    with pytest.raises(ValueError, match="80 wide.*560 wide"):
+    with pytest.raises(ValueError, match=r"80 wide.*560 wide"):
         normalize_frames(torch.zeros(1, 3, 80), torch.zeros(560), torch.ones(560))

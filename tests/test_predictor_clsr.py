@@ -98,7 +98,7 @@ def test_rounding_below_a_whole_number_loses_no_token():
 
 
 def test_several_tokens_fire_in_one_frame():
-    states, mask, spans = integrate_and_fire(torch.eye(3).unsqueeze(0), torch.tensor([[0.5, 3.0, 0.5]]))
+    states, _, spans = integrate_and_fire(torch.eye(3).unsqueeze(0), torch.tensor([[0.5, 3.0, 0.5]]))
     expected = torch.tensor([[0.5, 0.5, 0], [0, 1.0, 0], [0, 1.0, 0], [0, 0.5, 0.5]])
     torch.testing.assert_close(states[0], expected)
     torch.testing.assert_close(
@@ -158,7 +158,7 @@ def test_cif_predictor_equals_funasr():
 
 
 def test_cif_predictor_equals_funasr_in_training_but_keeps_the_last_token():
-    """FunASR loses the last token of the first clip: its scaled weights add up to a rounding error below 11."""
+    """FunASR loses the last token of clip 0: its scaled weights add up to a rounding error below 11."""
     golden = load_file(GOLDEN / "sanm.safetensors")
     frame_mask = torch.arange(37) < golden["lengths"].unsqueeze(-1)
     output = golden_predictor(golden)(golden["encoder_states"], frame_mask, golden["target_lengths"])

@@ -66,7 +66,7 @@ def test_gradient_reaches_kept_states_and_the_rows_shown():
 
 
 def test_sampler_refuses_a_ratio_or_lengths_that_do_not_fit():
-    with pytest.raises(ValueError, match="ratio is 1.5"):
+    with pytest.raises(ValueError, match=r"ratio is 1\.5"):
         GlancingSampler(1.5)
     states, draft, labels = draft_with_errors(8)
     with pytest.raises(ValueError, match=r"\(1, 11\).*\(1, 12\)"):

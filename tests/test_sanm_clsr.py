@@ -210,9 +210,9 @@ def test_gradient_checkpointing_changes_no_gradient():
 
 
 def test_widths_that_do_not_fit_name_both():
-    with pytest.raises(ValueError, match="80 wide.*28"):
+    with pytest.raises(ValueError, match=r"80 wide.*28"):
         tiny_encoder()(torch.zeros(1, 4, 80))
-    with pytest.raises(ValueError, match="8 wide.*16"):
+    with pytest.raises(ValueError, match=r"8 wide.*16"):
         tiny_decoder()(torch.zeros(1, 4, 8), torch.ones(1, 4), torch.zeros(1, 4, 16))
     with pytest.raises(ValueError, match="16 is not a multiple of num_attention_heads 3"):
         tiny_encoder(num_attention_heads=3)

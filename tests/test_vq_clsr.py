@@ -76,7 +76,7 @@ def test_half_precision_keeps_the_exact_row(dtype):
 
 def test_scores_and_table_of_different_vocabularies_name_both():
     _, table, mask = scores_table_mask()
-    with pytest.raises(ValueError, match="score 9 tokens.*has 11 rows"):
+    with pytest.raises(ValueError, match=r"score 9 tokens.*has 11 rows"):
         quantize_straight_through(torch.randn(2, 4, 9), table, mask)
 
 

@@ -1,7 +1,8 @@
-"""Convert FunASR Paraformer checkpoints: a folder with model.pt, am.mvn and tokens.json to the names used here.
+"""Convert FunASR Paraformer checkpoints (model.pt, am.mvn, tokens.json) to the names used here.
 
-Enters: a folder. Leaves: `FunASRCheckpoint`, whose weights fit `SANMEncoder`, `CIFPredictor` and `SANMDecoder`
-below the prefixes "encoder.", "predictor." and "decoder."; the old output layer stands below "output_layer.".
+Enters: a folder. Leaves: `FunASRCheckpoint`, whose weights fit `SANMEncoder`, `CIFPredictor` and
+`SANMDecoder` below the prefixes "encoder.", "predictor." and "decoder."; the old output layer stands below
+"output_layer.".
 """
 
 import json
@@ -41,8 +42,8 @@ _RENAMES = (
     (r"decoder\.output_layer\.", r"output_layer."),
 )
 
-# The sampler takes the output layer's rows, so FunASR's token table has no use; the rest belongs to its variants
-# for time stamps, hot words and joint CTC training.
+# The sampler takes the output layer's rows, so FunASR's token table has no use; the rest belongs to its
+# variants for time stamps, hot words and joint CTC training.
 _DROPPED = re.compile(
     r"decoder\.embed\.|predictor\.(upsample_cnn|blstm|cif_output2)\.|ctc\.|bias_|seaco_|criterion|hotword_"
 )
@@ -164,7 +165,8 @@ def read_cmvn(path: str | Path) -> tuple[Tensor, Tensor]:
         found[tag] = torch.tensor([float(value) for value in match[1].split()])
     if len(found["AddShift"]) != len(found["Rescale"]):
         raise ValueError(
-            f"{path} has {len(found['AddShift'])} shifts but {len(found['Rescale'])} scales; the file is damaged"
+            f"{path} has {len(found['AddShift'])} shifts but {len(found['Rescale'])} scales; "
+            "fetch the file again"
         )
     return found["AddShift"], found["Rescale"]
 
@@ -177,8 +179,8 @@ def _rename(name: str) -> str:
         if re.match(old, name):
             return re.sub(old, new, name, count=1)
     raise ValueError(
-        f"weight {name!r} has no place in a SAN-M recogniser; only Paraformer checkpoints with cross-attention in "
-        "every decoder layer convert"
+        f"weight {name!r} has no place in a SAN-M recogniser; convert a Paraformer checkpoint whose decoder "
+        "layers all attend to the encoder"
     )
 
 

@@ -1,7 +1,7 @@
-"""Write the golden tensors: outputs of FunASR and kaldi-native-fbank on tiny random weights and a made-up sound.
+"""Write the golden tensors: what FunASR and kaldi-native-fbank make of random weights and a made-up sound.
 
-    python tests/golden/make_golden.py            # in an environment with torch, safetensors and the two packages
-    pip install funasr kaldi-native-fbank
+    python tests/golden/make_golden.py            # in an environment with torch, safetensors and the two
+    packages pip install funasr kaldi-native-fbank
 
 The tensors change only in a commit that says why.
 """
@@ -37,7 +37,7 @@ from funasr.models.sanm.encoder import SANMEncoder  # noqa: E402
 
 
 def make_sanm() -> dict[str, torch.Tensor]:
-    """Return weights, inputs and outputs of a tiny encoder, predictor and decoder, one clip longer than the other."""
+    """Return weights, inputs and outputs of a tiny recogniser on two clips of different length."""
     torch.manual_seed(SEED)
     encoder = SANMEncoder(
         input_size=28, output_size=16, attention_heads=2, linear_units=32, num_blocks=3, input_layer="pe"

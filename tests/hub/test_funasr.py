@@ -98,7 +98,7 @@ def test_missing_file_is_named(folder):
 
 def test_vocabulary_of_another_size_names_both(folder):
     (folder / "tokens.json").write_text('["a", "b"]', encoding="utf-8")
-    with pytest.raises(ValueError, match="2 tokens.*24 rows"):
+    with pytest.raises(ValueError, match=r"2 tokens.*24 rows"):
         load_funasr_checkpoint(folder)
 
 
