@@ -24,7 +24,7 @@ COLOUR_MARKS = {MARK_ON: "\x1b[1;33m", MARK_OFF: "\x1b[0m"}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; return the exit status (0 done, 1 done but for some files, 2 error, 130 interrupted)."""
+    """Run the command line; return 0 (done), 1 (done but for some files), 2 (error) or 130 (interrupted)."""
     arguments = _parser().parse_args(argv)
     try:
         return arguments.run(arguments)
@@ -66,8 +66,8 @@ def _index(arguments: argparse.Namespace) -> int:
     for _, message in report.failed:
         print(f"clsr: not indexed: {message}", file=sys.stderr)
     print(
-        f"{report.added} recordings indexed ({report.passages} passages, {report.audio_s / 3600:.2f} h of audio), "
-        f"{report.skipped} unchanged, {len(report.failed)} failed; {arguments.index} holds {len(index)} passages"
+        f"{report.added} recordings indexed ({report.passages} passages, {report.audio_s / 3600:.2f} h), "
+        f"{report.skipped} unchanged, {len(report.failed)} failed; {arguments.index} has {len(index)} passages"
     )
     return 1 if report.failed else 0
 
@@ -81,7 +81,8 @@ def _search(arguments: argparse.Namespace) -> int:
     encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
     hits = SpeechIndex.open(arguments.index, encoder).search(arguments.question, arguments.k, arguments.file)
     if arguments.json:
-        print(json.dumps({"question": arguments.question, "hits": [dataclasses.asdict(hit) for hit in hits]}, indent=2))
+        answer = {"question": arguments.question, "hits": [dataclasses.asdict(hit) for hit in hits]}
+        print(json.dumps(answer, indent=2, ensure_ascii=False))
         return 0
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = min(shutil.get_terminal_size().columns, 100)
@@ -91,7 +92,7 @@ def _search(arguments: argparse.Namespace) -> int:
 
 
 def format_hit(rank: int, hit: "Hit", marks: dict[str, str], width: int = 100) -> str:
-    """Write a hit for people: rank, score, file, time of the moment and of its passage; the words, moment marked.
+    """Write a hit for people: rank, score, file, times of moment and passage; the words, the moment marked.
 
     Args:
         rank: from 1.
@@ -137,17 +138,20 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     build = command("build", _build, "make the default checkpoint", "clsr build checkpoints/base")
-    build.add_argument("folder", nargs="?", type=Path, metavar="DIR", help="default: the cache; made only once")
+    build.add_argument(
+        "folder", nargs="?", type=Path, metavar="DIR", help="default: the cache; made only once"
+    )
 
     index = command("index", _index, "add recordings to an index", "clsr index talks/ --index talks.clsr")
     index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="recordings, or folders of them")
     index.add_argument("--index", required=True, type=Path, metavar="DIR", help="folder of the index")
-    index.add_argument("--model", metavar="CKPT", help="checkpoint folder or Hub id; default: the index's own")
+    index.add_argument(
+        "--model", metavar="CKPT", help="checkpoint folder or Hub id; default: the index's own"
+    )
     index.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
 
-    search = command(
-        "search", _search, "find the moments that answer", 'clsr search "who keeps the bees?" --index talks.clsr'
-    )
+    example = 'clsr search "who keeps the bees?" --index talks.clsr'
+    search = command("search", _search, "find the moments that answer", example)
     search.add_argument("question", metavar="QUESTION", help="in words")
     search.add_argument("--index", required=True, type=Path, metavar="DIR", help="folder of the index")
     search.add_argument("-k", type=int, default=5, metavar="N", help="number of hits (5)")

@@ -1,8 +1,8 @@
 """Kaldi's front end: waveform in, stacked and normalised log-mel filterbank out.
 
-Enters: waveform in [-1, 1] (..., S). Leaves: log-mel (..., T, M) at 100 frames a second, or stacked (B, F, m
-* M). All steps are batched and exact per item. Source: Kaldi's `compute-fbank-feats` with FunASR's settings
-(Hamming window, no dither). Axes: B batch, S samples, T frames of 10 ms, M mel bins, F stacked frames.
+Enters: waveform in [-1, 1] (..., S). Leaves: log-mel (..., T, M), or stacked (B, F, stacked * M). All steps
+are batched and exact per item. Source: Kaldi's `compute-fbank-feats` with FunASR's settings (Hamming window,
+no dither). Axes: B batch, S samples, T frames of 10 ms, M mel bins, F stacked frames.
 """
 
 import functools
@@ -49,9 +49,8 @@ def kaldi_fbank(
         waveform = F.pad(waveform, (0, length - waveform.shape[-1]))
     frames = waveform.unfold(-1, length, shift)  # (..., T, samples)
     frames = frames - frames.mean(dim=-1, keepdim=True)
-    before = torch.cat(
-        [frames[..., :1], frames[..., :-1]], dim=-1
-    )  # the first sample stands for the one before it
+    # The first sample stands for the one before it.
+    before = torch.cat([frames[..., :1], frames[..., :-1]], dim=-1)
     window = torch.hamming_window(length, periodic=False, dtype=torch.float32, device=waveform.device)
     frames = (frames - PREEMPHASIS * before) * window
     fft_size = 2 ** math.ceil(math.log2(length))

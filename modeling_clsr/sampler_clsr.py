@@ -1,7 +1,7 @@
 """Training of the parallel recogniser: glancing sampler, recognition loss, risk over sampled hypotheses.
 
 Enters: token vectors (B, U, H), scores (B, U, V), labels (B, U). Leaves: token vectors for the second pass,
-losses. Sources: Gao et al. 2022, arXiv 2206.08317, sections 3.3 and 3.4; algorithm 1 of the paper, arXiv
+losses. Sources: Gao et al. 2022, arXiv 2206.08317, sampler and losses; algorithm 1 of the paper, arXiv
 2511.09282. Axes: B batch, U tokens, V vocabulary, H speech width, K hypotheses.
 """
 
@@ -92,16 +92,10 @@ def recognition_loss(logits: Tensor, labels: Tensor, label_smoothing: float = 0.
     Returns:
         Scalar, float32; 0 if there is no label. Gradients equal those of FunASR's KL form.
     """
-    num_classes = logits.shape[-1]
     is_real = labels >= 0
-    loss = F.cross_entropy(
-        logits[is_real].float(),
-        labels[is_real],
-        label_smoothing=label_smoothing
-        * num_classes
-        / (num_classes - 1),  # torch also spreads onto the true token
-        reduction="sum",
-    )
+    # torch spreads its smoothing over all tokens, the true one among them.
+    spread = label_smoothing * logits.shape[-1] / (logits.shape[-1] - 1)
+    loss = F.cross_entropy(logits[is_real].float(), labels[is_real], label_smoothing=spread, reduction="sum")
     return loss / is_real.sum().clamp(min=1)
 
 
@@ -115,8 +109,8 @@ def minimum_error_loss(
     """Return the expected number of wrong tokens over sampled hypotheses, less its mean (MWER).
 
     Without a beam, hypotheses are made by blocking the best token at random positions, where the second best
-    steps in. Source: Gao et al. 2022, section 3.4; their sampling is not specified, this is the public
-    re-implementation's.
+    steps in. Source: Gao et al. 2022; the sampling is that of a public re-implementation,
+    because they do not specify theirs.
 
     Args:
         logits: (B, U, V).

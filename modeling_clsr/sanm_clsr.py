@@ -1,9 +1,8 @@
 """SAN-M speech encoder and parallel decoder, the recogniser of Paraformer.
 
-Enters: stacked filterbank frames (B, F, M), or token vectors (B, U, H) with encoder states. Leaves: states
-(B, F, H) or (B, U, H), zero off the mask. Sources: Gao et al. 2020, arXiv 2006.01713 (SAN-M), section 2; Gao
-et al. 2022, arXiv 2206.08317 (Paraformer), section 3. Axes: B batch, F frames, M input width, U tokens, H
-width.
+Enters: stacked frames (B, F, M), or token vectors (B, U, H) with encoder states. Leaves: states, zero off the
+mask. Sources: Gao et al. 2020, arXiv 2006.01713 (SAN-M); Gao et al. 2022, arXiv 2206.08317 (Paraformer).
+Axes: B batch, F frames, M input width, U tokens, H width.
 """
 
 import math
@@ -21,8 +20,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 class SANMEncoder(nn.Module):
     """Encode frames by self-attention layers with a memory beside each attention.
 
-    The first layer takes the input width to `hidden_size` and so has no residual around its attention. Gao et
-    al. 2020, section 2.2.
+    The first layer takes the input width to `hidden_size` and so has no residual around its attention.
+    Sources: Gao et al. 2020; FunASR's `SANMEncoder`.
 
     Args:
         config: object with `input_size`, `hidden_size`, `num_hidden_layers`, `num_attention_heads`,
@@ -100,7 +99,7 @@ class SANMEncoderLayer(GradientCheckpointingLayer):
 
 
 class SANMAttention(nn.Module):
-    """Self-attention plus an FSMN memory over its values. Gao et al. 2020, section 2.2, equations 6 to 8."""
+    """Self-attention plus an FSMN memory over its values, as FunASR's `MultiHeadedAttentionSANM`."""
 
     is_causal = False
 
@@ -124,7 +123,7 @@ class SANMAttention(nn.Module):
 class FSMNMemory(nn.Module):
     """Add to each state a depth-wise convolution of its neighbours; padding counts as zero.
 
-    Gao et al. 2020, section 2.1, equation 5.
+    Source: Zhang et al. 2018, arXiv 1803.05030 (deep FSMN), as FunASR's `fsmn_block`.
     """
 
     def __init__(self, config: Any):
@@ -147,12 +146,12 @@ class FSMNMemory(nn.Module):
 class SANMDecoder(nn.Module):
     """Decode all tokens at once; they see each other only through the memory, without positions.
 
-    The output layer over the vocabulary belongs to the caller. Gao et al. 2022, section 3.1.
+    The output layer over the vocabulary belongs to the caller. Sources: Gao et al. 2022; FunASR's
+    `ParaformerSANMDecoder`.
 
     Args:
         config: object with the fields of `SANMEncoder`'s config, less `input_size`, plus
-        `encoder_hidden_size`,
-            the width of the encoder states.
+            `encoder_hidden_size`, the width of the encoder states.
     """
 
     def __init__(self, config: Any):

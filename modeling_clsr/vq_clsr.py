@@ -2,7 +2,7 @@
 
 Enters: scores (B, U, V) and the text encoder's word embeddings (V, E). Leaves: token_embeds (B, U, E) and
 token_ids (B, U). Source: the paper (arXiv 2511.09282), section "Adaptor", after SpeechCLIP (Shih et al. 2023,
-arXiv 2210.00705), section 3.3. Axes: B batch, U tokens, V vocabulary, E text width, H speech width, K best.
+arXiv 2210.00705). Axes: B batch, U tokens, V vocabulary, E text width, H speech width, K best.
 """
 
 import torch
@@ -28,8 +28,7 @@ class VQAdaptor(nn.Module):
         hidden_size: H, for "projection".
         embed_size: E, for "projection".
         uses_probabilities: quantise `softmax(scores)` in place of the scores; the paper's prose can be read
-        so,
-            but then the mixture is never sharp.
+            so, but then the mixture is never sharp.
     """
 
     def __init__(

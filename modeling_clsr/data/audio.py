@@ -61,7 +61,7 @@ def audio_blocks(
     """
     path = _checked(path)
     resampler = None
-    rate, num_samples = sampling_rate, 0
+    num_samples = 0
     for block, rate in _decode(path, block_s):  # (S, C)
         mono = block.mean(axis=1, dtype=np.float32)  # (S, C) -> (S,)
         bad = int(np.count_nonzero(~np.isfinite(mono)))
@@ -79,7 +79,7 @@ def audio_blocks(
         if len(mono):
             yield mono
     if num_samples == 0:
-        raise ValueError(f"{path} holds 0 samples at {rate} Hz but at least 1 is needed; drop it")
+        raise ValueError(f"{path} holds 0 samples but at least 1 is needed; drop it")
     if resampler is not None:
         rest = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
         if len(rest):

@@ -134,7 +134,7 @@ class _Cutter:
         """Yield the passages that are decided."""
         while len(self.probabilities) >= (1 if final else self.horizon):
             window = self.probabilities[: self.horizon]
-            segments = speech_segments(window, self.in_speech)
+            segments = speech_segments(window, self.in_speech, goes_on=not final)
             if not segments or segments[0][0] > 0:
                 self._advance(segments[0][0] if segments else len(window), in_speech=False)
                 continue
@@ -159,12 +159,15 @@ class _Cutter:
         self.in_speech = in_speech
 
 
-def speech_segments(probabilities: np.ndarray, in_speech: bool = False) -> list[tuple[int, int]]:
+def speech_segments(
+    probabilities: np.ndarray, in_speech: bool = False, goes_on: bool = False
+) -> list[tuple[int, int]]:
     """Find where somebody speaks, by silero's rule (two thresholds, shortest pause, shortest speech).
 
     Args:
         probabilities: (F,) of speech.
         in_speech: frame 0 continues a speech, which then counts however short it is.
+        goes_on: more frames will follow, so that a speech not yet ended lasts to the last frame and counts, too.
 
     Returns:
         (start, end) of each, in frames.
@@ -180,11 +183,13 @@ def speech_segments(probabilities: np.ndarray, in_speech: bool = False) -> list[
                 segments.append((start, silent_since))
                 start, silent_since = None, None
     if start is not None:
-        segments.append((start, len(probabilities) if silent_since is None else silent_since))
+        segments.append((start, len(probabilities) if silent_since is None or goes_on else silent_since))
     return [
-        (start, end)
-        for start, end in segments
-        if end - start >= MIN_SPEECH_FRAMES or (in_speech and start == 0 and end > 0)
+        (first, end)
+        for first, end in segments
+        if end - first >= MIN_SPEECH_FRAMES
+        or (in_speech and first == 0 and end > 0)
+        or (goes_on and first == start)
     ]
 
 

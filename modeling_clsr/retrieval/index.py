@@ -30,9 +30,7 @@ class SpeechIndex:
         self._table = open_table(folder, metadata.embed_dim)
 
     @classmethod
-    def create(
-        cls, folder: str | Path, encoder: Encoder, cut: CutSettings | None = None
-    ) -> "SpeechIndex":
+    def create(cls, folder: str | Path, encoder: Encoder, cut: CutSettings | None = None) -> "SpeechIndex":
         """Make an empty index.
 
         Args:

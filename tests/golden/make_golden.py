@@ -1,7 +1,7 @@
 """Write the golden tensors: what FunASR and kaldi-native-fbank make of random weights and a made-up sound.
 
-    python tests/golden/make_golden.py            # in an environment with torch, safetensors and the two
-    packages pip install funasr kaldi-native-fbank
+    pip install funasr kaldi-native-fbank    # beside torch and safetensors
+    python tests/golden/make_golden.py
 
 The tensors change only in a commit that says why.
 """

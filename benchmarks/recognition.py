@@ -1,0 +1,121 @@
+"""Word error rate and speed of the recogniser at true length and padded, beside stock Whisper.
+
+    python benchmarks/recognition.py ../shared/data/speech/reread.jsonl
+    python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --limit 30 --tail 0 1 2
+
+Four ways over the same clips in one run: stock `WhisperForConditionalGeneration` padded to 30 s; CLSR padded;
+CLSR at true length; CLSR at true length with suspicious transcripts decoded again. Greedy, float32.
+"""
+
+import argparse
+import json
+import re
+import time
+from pathlib import Path
+
+import jiwer
+import soundfile
+import torch
+from tqdm import tqdm
+from transformers import GenerationMixin, WhisperForConditionalGeneration
+
+from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.sampler import length_batches
+from modeling_clsr.hub.build import default_checkpoint
+
+
+class Ours:
+    """CLSR's transcripts with one kind of padding."""
+
+    def __init__(self, model: CLSRModel, processor: CLSRProcessor, padding: bool | str):
+        self.model, self.processor, self.padding = model, processor, padding
+
+    def __call__(self, audio: list) -> list[tuple[str, list[int]]]:
+        batch = self.processor(audio=audio, sampling_rate=16000, padding=self.padding)
+        return [(transcript.text, transcript.token_ids) for transcript in self.model.transcribe(**batch)]
+
+
+class StockWhisper:
+    """The library's own Whisper with the same weights, its own encoder, decoder and `generate`."""
+
+    def __init__(self, model: CLSRModel, processor: CLSRProcessor):
+        self.whisper = WhisperForConditionalGeneration(model.speech_model.config).eval()
+        self.whisper.load_state_dict(model.speech_model.state_dict())
+        self.settings, self.text, self.processor = model.config, model.adaptor.text, processor
+
+    @torch.no_grad()
+    def __call__(self, audio: list) -> list[tuple[str, list[int]]]:
+        features = self.processor(audio=audio, sampling_rate=16000, padding="max_length")["input_features"]
+        prompt = torch.tensor([self.settings.decoder_prompt_ids]).repeat(len(audio), 1)
+        ids = GenerationMixin.generate(
+            self.whisper,
+            features,
+            decoder_input_ids=prompt,
+            suppress_tokens=list(self.settings.suppress_token_ids),
+            begin_suppress_tokens=list(self.settings.begin_suppress_token_ids),
+            eos_token_id=self.settings.eos_token_id,
+            pad_token_id=self.settings.eos_token_id,
+            max_new_tokens=200,
+        )[:, prompt.shape[1] :].tolist()
+        end = self.settings.eos_token_id
+        rows = [row[: row.index(end)] if end in row else row for row in ids]
+        return [(self.text(row)[0], row) for row in rows]
+
+
+def plain(text: str) -> str:
+    """Lower-case words without punctuation."""
+    return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("-", " ")).split())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("clips", type=Path, help="JSON lines with audio (path from the parent folder) and transcript")
+    parser.add_argument("--model", type=Path, help="checkpoint folder (default: the default checkpoint)")
+    parser.add_argument("--limit", type=int, help="use the first clips only")
+    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--tail", type=float, nargs="+", help="seconds of silence behind each clip to try")
+    parser.add_argument("--json", type=Path, help="also write the figures to this file")
+    arguments = parser.parse_args()
+
+    rows = [json.loads(line) for line in arguments.clips.read_text(encoding="utf-8").splitlines()][: arguments.limit]
+    waves = [soundfile.read(arguments.clips.parents[1] / row["audio"], dtype="float32")[0] for row in rows]
+    truths = [plain(row["transcript"]) for row in rows]
+    seconds = sum(map(len, waves)) / 16000
+    folder = arguments.model or default_checkpoint()
+    model, processor = CLSRModel.from_pretrained(folder).eval(), CLSRProcessor.from_pretrained(folder)
+    batches = length_batches([len(wave) for wave in waves], arguments.batch_size)
+    print(f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {torch.get_num_threads()} threads")
+    print(f"{'way':44} {'WER %':>7} {'x real time':>12}")
+
+    figures: dict[str, dict] = {}
+
+    def run(name: str, transcribe) -> list[list[int]]:
+        texts, tokens = [""] * len(waves), [[]] * len(waves)
+        start = time.perf_counter()
+        for batch in tqdm(batches, desc=name, leave=False):
+            for row, (text, ids) in zip(batch, transcribe([waves[row] for row in batch]), strict=True):
+                texts[row], tokens[row] = plain(text), ids
+        speed = seconds / (time.perf_counter() - start)
+        rate = 100 * jiwer.wer(truths, texts)
+        print(f"{name:44} {rate:7.1f} {speed:12.1f}")
+        figures[name] = {"wer": rate, "times_real_time": speed}
+        return tokens
+
+    stock_tokens = run("stock Whisper, padded to 30 s", StockWhisper(model, processor))
+    model.config.redecode_padded = False
+    padded = run("CLSR, padded to 30 s", Ours(model, processor, "max_length"))
+    same = sum(ours == theirs for ours, theirs in zip(padded, stock_tokens, strict=True))
+    for tail in arguments.tail or [model.config.tail_silence_s]:
+        model.config.tail_silence_s = processor.feature_extractor.tail_silence_s = tail
+        model.config.redecode_padded = False
+        run(f"CLSR, true length + {tail:g} s", Ours(model, processor, True))
+        model.config.redecode_padded = True
+        run(f"CLSR, true length + {tail:g} s, suspicious again", Ours(model, processor, True))
+    print(f"padded: {same} of {len(waves)} clips equal stock Whisper token for token")
+    figures["equal_token_for_token"] = {"clips": same, "of": len(waves)}
+    if arguments.json:
+        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Checkpoints: read other layouts, find the default parts, write a folder."""

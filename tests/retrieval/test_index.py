@@ -1,0 +1,190 @@
+"""Real tables, real pauses; the encoder knows its clips by heart, so that words and times are exact."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+
+from modeling_clsr.retrieval import IndexMismatchError, SpeechIndex
+
+from .conftest import write_recording
+from .known_clips import KnownClips
+
+
+@pytest.fixture
+def index(tmp_path: Path, encoder: KnownClips) -> SpeechIndex:
+    return SpeechIndex.create(tmp_path / "index", encoder)
+
+
+def rows(index: SpeechIndex) -> list[dict]:
+    columns = ["id", "source", "fingerprint", "start_s", "end_s", "transcript", "words"]
+    found = index._table.search().select(columns).to_list()
+    return sorted(found, key=lambda row: row["id"])
+
+
+def test_every_clip_is_found_in_its_file_at_its_time(tmp_path, index, talks):
+    report = index.add([tmp_path / "talks"])
+    assert (report.added, report.skipped, report.failed) == (3, 0, [])
+    assert report.passages == len(index)
+    for name, where in talks.items():
+        for text, (start, end) in where.items():
+            hit = index.search(text, k=1)[0]
+            assert hit.path == str(tmp_path / "talks" / name)
+            assert hit.start_s < start + 0.5 and end - 0.5 < hit.end_s
+            assert hit.end_s - hit.start_s <= 29.0
+            assert text in hit.transcript
+            words = [word for word in hit.words if start - 0.01 <= word.start and word.end <= end + 0.01]
+            assert " ".join(word.text for word in words) == text
+            assert hit.moment.text in text
+            assert start - 0.01 <= hit.moment.start_s < hit.moment.end_s <= end + 0.01
+
+
+def test_passages_of_several_recordings_share_batches_of_like_length(tmp_path, index, talks, encoder):
+    index.add([tmp_path / "talks"], batch_size=4)
+    assert sum(map(len, encoder.batches)) == len(index)
+    assert all(len(lengths) <= 4 and min(lengths) > 0.5 * max(lengths) for lengths in encoder.batches)
+    assert len(encoder.batches) < len(index)
+
+
+def test_unchanged_recordings_are_skipped(tmp_path, index, talks, encoder):
+    index.add([tmp_path / "talks"])
+    before, batches = rows(index), len(encoder.batches)
+    report = SpeechIndex.open(tmp_path / "index", encoder).add([tmp_path / "talks", tmp_path / "talks/a.wav"])
+    assert (report.added, report.skipped) == (0, 4)
+    assert len(encoder.batches) == batches
+    assert rows(index) == before
+
+
+def test_changed_recording_is_replaced_and_the_others_stay(tmp_path, index, talks, clips):
+    index.add([tmp_path / "talks"])
+    before = {row["id"]: row for row in rows(index) if not row["source"].endswith("a.wav")}
+    texts = list(clips)
+    write_recording(tmp_path / "talks" / "a.wav", [texts[11]], clips)
+    report = index.add([tmp_path / "talks"])
+    assert (report.added, report.skipped) == (1, 2)
+    after = rows(index)
+    assert {row["id"]: row for row in after if not row["source"].endswith("a.wav")} == before
+    assert [row["transcript"] for row in after if row["source"].endswith("a.wav")] == [texts[11]]
+
+
+def test_index_is_the_same_built_at_once_or_file_by_file(tmp_path, index, talks, encoder):
+    index.add([tmp_path / "talks"])
+    other = SpeechIndex.create(tmp_path / "other", encoder)
+    for name in reversed(talks):
+        other.add([tmp_path / "talks" / name], batch_size=1)
+    assert rows(other) == rows(index)
+
+
+def test_silent_recording_is_remembered_but_never_found(tmp_path, index, talks, encoder):
+    soundfile.write(tmp_path / "talks" / "silence.wav", np.zeros(80000), 16000)
+    assert index.add([tmp_path / "talks"]).added == 4
+    assert index.add([tmp_path / "talks"]).skipped == 4
+    hits = index.search("Printing", k=100)
+    assert len(hits) == len(index)
+    assert not any("silence" in hit.source for hit in hits)
+
+
+def test_speech_the_model_says_nothing_to_leaves_no_passage(tmp_path, encoder, talks):
+    encoder.clips = dict(list(encoder.clips.items())[:4])  # those of a.wav
+    index = SpeechIndex.create(tmp_path / "index", encoder)
+    assert index.add([tmp_path / "talks"]).added == 3
+    assert {Path(row["source"]).name for row in rows(index) if row["transcript"]} == {"a.wav"}
+
+
+def test_bad_recording_is_named_and_the_others_are_indexed(tmp_path, index, talks):
+    (tmp_path / "talks" / "notes.wav").write_text("These are the minutes of the meeting.\n" * 9)
+    whole = (tmp_path / "talks" / "b.flac").read_bytes()
+    (tmp_path / "talks" / "cut.flac").write_bytes(whole[: len(whole) * 2 // 3])
+    report = index.add([tmp_path / "talks"])
+    assert report.added == 3
+    assert [Path(path).name for path, _ in report.failed] == ["notes.wav", "cut.flac"]
+    assert "notes.wav begins with b'These ar'" in report.failed[0][1]
+    assert not any("cut.flac" in row["source"] for row in rows(index))
+
+
+def test_interrupted_run_keeps_finished_recordings_and_a_second_run_ends_it(tmp_path, index, talks, encoder):
+    complete = SpeechIndex.create(tmp_path / "complete", encoder)
+    complete.add([tmp_path / "talks"])
+
+    class Interrupting(KnownClips):
+        def encode_passages(self, waveforms):
+            if len(self.batches) == 2:
+                raise KeyboardInterrupt
+            return super().encode_passages(waveforms)
+
+    files = [tmp_path / "talks" / name for name in talks]
+    interrupted = SpeechIndex.open(tmp_path / "index", Interrupting(encoder.clips))
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.add(files, batch_size=1)
+    kept = {row["source"] for row in rows(index)}
+    assert all(row in rows(complete) for row in rows(index))
+    report = index.add(files)
+    assert report.skipped == len(kept)
+    assert rows(index) == rows(complete)
+
+
+def test_recording_that_grows_while_it_is_read_is_left_for_the_next_run(tmp_path, talks, encoder):
+    class Touching(KnownClips):
+        def encode_passages(self, waveforms):
+            os.utime(tmp_path / "talks" / "it's 100%_c.wav", ns=(1, 1))
+            return super().encode_passages(waveforms)
+
+    index = SpeechIndex.create(tmp_path / "index", encoder)
+    index._encoder = Touching(encoder.clips)
+    names = [tmp_path / "talks" / name for name in talks]
+    import modeling_clsr.retrieval.indexing as indexing
+
+    pool, indexing.POOL = indexing.POOL, 1
+    try:
+        report = index.add(names)
+    finally:
+        indexing.POOL = pool
+    assert [message for _, message in report.failed] == [
+        f"{names[2]} was changed while it was read; index it again"
+    ]
+    assert index.add(names).added == 1
+
+
+def test_deleted_recordings_are_found_no_more(tmp_path, index, talks):
+    index.add([tmp_path / "talks"])
+    assert index.delete([tmp_path / "talks" / "it's 100%_c.wav"]) == 1
+    assert {Path(source).name for source in index.sources()} == {"a.wav", "b.flac"}
+    assert index.delete([tmp_path / "talks"]) == 2
+    assert len(index) == 0
+    with pytest.raises(FileNotFoundError, match=r"talks is not among the 0 recordings of .*index; check"):
+        index.delete([tmp_path / "talks"])
+
+
+def test_index_refuses_other_checkpoint(tmp_path, index, encoder):
+    other = KnownClips(encoder.clips, name="other-clips", fingerprint="0" * 32)
+    with pytest.raises(
+        IndexMismatchError, match=r"by known-clips@ffffffff but the model is other-clips@00000000"
+    ):
+        SpeechIndex.open(tmp_path / "index", other)
+
+
+def test_new_index_needs_a_folder_of_its_own(tmp_path, index, talks, encoder):
+    with pytest.raises(FileExistsError, match=r"talks holds 3 files already \(a\.wav, …\) but"):
+        SpeechIndex.create(tmp_path / "talks", encoder)
+    with pytest.raises(FileExistsError):
+        SpeechIndex.create(tmp_path / "index", encoder)
+
+
+def test_folder_left_by_an_interrupted_create_is_taken(tmp_path, index, encoder):
+    (tmp_path / "index" / "clsr_index.json").unlink()
+    assert len(SpeechIndex.create(tmp_path / "index", encoder)) == 0
+
+
+def test_empty_index_says_what_to_do(tmp_path, index):
+    with pytest.raises(ValueError, match=r"holds 0 recordings and 0 passages of speech; add recordings with"):
+        index.search("who?")
+
+
+def test_vector_that_search_could_not_find_is_refused(tmp_path, index, talks, encoder):
+    encode = encoder.encode_passages
+    encoder.encode_passages = lambda waveforms: [(text, 0 * vector) for text, vector in encode(waveforms)]
+    with pytest.raises(ValueError, match=r"a\.wav at \d.* has a vector of norm 0 but 1 is needed"):
+        index.add([tmp_path / "talks" / "a.wav"])
+    assert rows(index) == []
