@@ -10,6 +10,7 @@ CLSR at true length; CLSR at true length with suspicious transcripts decoded aga
 import argparse
 import json
 import re
+import tempfile
 import time
 from pathlib import Path
 
@@ -17,11 +18,12 @@ import jiwer
 import soundfile
 import torch
 from tqdm import tqdm
-from transformers import GenerationMixin, WhisperForConditionalGeneration
+from transformers import WhisperForConditionalGeneration
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.hub.build import default_checkpoint
+from modeling_clsr.hub.parts import write_whisper_base
 
 
 class Ours:
@@ -36,29 +38,21 @@ class Ours:
 
 
 class StockWhisper:
-    """The library's own Whisper with the same weights, its own encoder, decoder and `generate`."""
+    """The library's own Whisper from the same package, with its own `generate`."""
 
-    def __init__(self, model: CLSRModel, processor: CLSRProcessor):
-        self.whisper = WhisperForConditionalGeneration(model.speech_model.config).eval()
-        self.whisper.load_state_dict(model.speech_model.state_dict())
-        self.settings, self.text, self.processor = model.config, model.adaptor.text, processor
+    def __init__(self, processor: CLSRProcessor, text):
+        with tempfile.TemporaryDirectory() as folder:
+            self.whisper = WhisperForConditionalGeneration.from_pretrained(
+                write_whisper_base(Path(folder) / "whisper")
+            )
+        self.processor, self.text = processor, text
 
     @torch.no_grad()
     def __call__(self, audio: list) -> list[tuple[str, list[int]]]:
         features = self.processor(audio=audio, sampling_rate=16000, padding="max_length")["input_features"]
-        prompt = torch.tensor([self.settings.decoder_prompt_ids]).repeat(len(audio), 1)
-        ids = GenerationMixin.generate(
-            self.whisper,
-            features,
-            decoder_input_ids=prompt,
-            suppress_tokens=list(self.settings.suppress_token_ids),
-            begin_suppress_tokens=list(self.settings.begin_suppress_token_ids),
-            eos_token_id=self.settings.eos_token_id,
-            pad_token_id=self.settings.eos_token_id,
-            max_new_tokens=200,
-        )[:, prompt.shape[1] :].tolist()
-        end = self.settings.eos_token_id
-        rows = [row[: row.index(end)] if end in row else row for row in ids]
+        rows = self.whisper.eval().generate(features, language="en", task="transcribe").tolist()
+        end = self.whisper.config.eos_token_id
+        rows = [[token for token in row if token < end] for row in rows]
         return [(self.text(row)[0], row) for row in rows]
 
 
@@ -68,8 +62,12 @@ def plain(text: str) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("clips", type=Path, help="JSON lines with audio (path from the parent folder) and transcript")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "clips", type=Path, help="JSON lines with audio (path from the parent folder) and transcript"
+    )
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the default checkpoint)")
     parser.add_argument("--limit", type=int, help="use the first clips only")
     parser.add_argument("--batch-size", type=int, default=8)
@@ -77,14 +75,18 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
 
-    rows = [json.loads(line) for line in arguments.clips.read_text(encoding="utf-8").splitlines()][: arguments.limit]
+    rows = [json.loads(line) for line in arguments.clips.read_text(encoding="utf-8").splitlines()][
+        : arguments.limit
+    ]
     waves = [soundfile.read(arguments.clips.parents[1] / row["audio"], dtype="float32")[0] for row in rows]
     truths = [plain(row["transcript"]) for row in rows]
     seconds = sum(map(len, waves)) / 16000
     folder = arguments.model or default_checkpoint()
     model, processor = CLSRModel.from_pretrained(folder).eval(), CLSRProcessor.from_pretrained(folder)
     batches = length_batches([len(wave) for wave in waves], arguments.batch_size)
-    print(f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {torch.get_num_threads()} threads")
+    print(
+        f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {torch.get_num_threads()} threads"
+    )
     print(f"{'way':44} {'WER %':>7} {'x real time':>12}")
 
     figures: dict[str, dict] = {}
@@ -101,7 +103,7 @@ def main() -> None:
         figures[name] = {"wer": rate, "times_real_time": speed}
         return tokens
 
-    stock_tokens = run("stock Whisper, padded to 30 s", StockWhisper(model, processor))
+    stock_tokens = run("stock Whisper, padded to 30 s", StockWhisper(processor, model.strings.text))
     model.config.redecode_padded = False
     padded = run("CLSR, padded to 30 s", Ours(model, processor, "max_length"))
     same = sum(ours == theirs for ours, theirs in zip(padded, stock_tokens, strict=True))

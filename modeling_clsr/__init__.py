@@ -2,11 +2,11 @@
 
 from transformers import AutoConfig, AutoFeatureExtractor, AutoModel, AutoProcessor
 
-from .configuration_clsr import CLSRConfig
-from .decoding_clsr import Transcript, Word
+from .configuration_clsr import CLSRConfig, SANMConfig
 from .feature_extraction_clsr import CLSRFeatureExtractor
 from .modeling_clsr import CLSRAudioOutput, CLSRModel, CLSROutput
 from .processing_clsr import CLSRProcessor
+from .transcript_clsr import Transcript, Word
 
 AutoConfig.register("clsr", CLSRConfig, exist_ok=True)
 AutoModel.register(CLSRConfig, CLSRModel, exist_ok=True)
@@ -20,6 +20,7 @@ __all__ = [
     "CLSRModel",
     "CLSROutput",
     "CLSRProcessor",
+    "SANMConfig",
     "Transcript",
     "Word",
 ]

@@ -1,9 +1,8 @@
 """Greedy decoding of a batch: encoder states in, tokens with their scores and frames out.
 
-Enters: `SpeechStates`. Leaves: one `Decoded` a clip; `suspicion` says whether to trust it.
+Enters: `SpeechStates`. Leaves: one `Decoded` a clip.
 """
 
-import zlib
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,35 +16,6 @@ from .recognizer_clsr import SpeechStates, cross_attentions, decode_tokens
 TOKENS_PER_SECOND = 12  # far above fast speech; ends runaways of short clips early
 MAX_PERIOD = 48  # longest phrase looked for when a decoder repeats itself, in tokens
 LOOP_CHECK_STEPS = 8
-
-
-@dataclass
-class Word:
-    """One word of a transcript: its text, start and end in seconds from the clip's start, mean token probability."""
-
-    text: str
-    start: float
-    end: float
-    probability: float
-
-
-@dataclass
-class Transcript:
-    """What one clip says.
-
-    Attributes:
-        text: the transcript, "" where nobody speaks.
-        token_ids: the recogniser's tokens.
-        words: words with times.
-        probability: geometric mean of the tokens' probabilities, 0 for an empty transcript.
-        no_speech_probability: the recogniser's own belief that nobody speaks (0 if it has none).
-    """
-
-    text: str
-    token_ids: list[int]
-    words: list[Word]
-    probability: float
-    no_speech_probability: float = 0.0
 
 
 @dataclass
@@ -87,34 +57,6 @@ def greedy_decode(recognizer: PreTrainedModel, speech: SpeechStates, config) -> 
     if config.recognizer_type == "ctc":
         return _decode_ctc(speech, config.blank_token_id)
     return _decode_seq2seq(recognizer, speech, config)
-
-
-def suspicion(decoded: Decoded, text: str, seconds: float, config) -> str | None:
-    """Name what is wrong with a transcript, or None.
-
-    Args:
-        decoded: of the clip.
-        text: its transcript.
-        seconds: length of the clip without the silence behind it.
-        config: CLSRConfig.
-
-    Source: Whisper's own thresholds (arXiv 2212.04356, section 4.5) and the rates of speech measured for the
-    recipe: below 8 characters a second the decoder stopped early, above 26 it invents.
-    """
-    if decoded.looped or compression_ratio(text) > config.compression_ratio_threshold:
-        return "loop"
-    rate = len(text) / max(seconds, 0.1)
-    if rate < config.min_characters_per_second:
-        return "early stop"
-    if rate > config.max_characters_per_second:
-        return "invention"
-    return None
-
-
-def compression_ratio(text: str) -> float:
-    """Return how many times zlib shrinks the text; repeated phrases shrink most."""
-    data = text.encode()
-    return len(data) / len(zlib.compress(data)) if data else 0.0
 
 
 def repeated_tail(token_ids: list[int]) -> int:

@@ -4,13 +4,14 @@ Axes: B batch, S samples, T mel frames, M mel bands, F encoder frames, N recogni
 V vocabulary, H speech width, E text width, D output width (= E).
 
 features (B, M, T) -> speech encoder (B, F, H) -> decoder (B, N, V) -> adaptor (B, L, E) -> text encoder -> pool (B, D)
+The recogniser is a pretrained one with the adaptor "retokenize", or the paper's parallel one with the adaptor "vq".
 """
 
 import math
-import re
-from dataclasses import dataclass, replace
+import warnings
+from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +21,22 @@ from transformers import initialization as init
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
-from .adaptor_clsr import STRINGS_FILE, RetokenizeAdaptor, recognizer_token_bytes
+from .adaptor_clsr import RetokenizeAdaptor
 from .configuration_clsr import CLSRConfig
-from .decoding_clsr import Decoded, Transcript, Word, greedy_decode, suspicion
-from .parts_clsr import copy_weights, load_recognizer, recognizer_settings, text_settings
+from .decoding_clsr import Decoded
+from .parallel_clsr import ParallelOutput, ParallelRecognizer
+from .parts_clsr import (
+    copy_weights,
+    load_recognizer,
+    parallel_settings,
+    recognizer_settings,
+    start_parallel_weights,
+    text_settings,
+)
 from .recognizer_clsr import SpeechStates, build_recognizer, decode_tokens, encode_speech
+from .strings_clsr import STRINGS_FILE, TokenStrings, token_bytes_of
+from .transcript_clsr import Transcript, clip_seconds, read_words, recognise
+from .vq_clsr import VQAdaptor
 
 MAX_LOGIT_SCALE = math.log(100.0)  # as in CLIP
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -38,9 +50,11 @@ class CLSRAudioOutput(BaseModelOutputWithPooling):
         last_hidden_state: (B, L, E) states of the text encoder over the transcript.
         pooler_output: (B, D) unit vectors.
         transcripts: B transcripts with words and times.
+        recognition: scores and losses of the parallel recogniser, None for a pretrained one.
     """
 
     transcripts: list[Transcript] | None = None
+    recognition: ParallelOutput | None = None
 
 
 @dataclass
@@ -48,13 +62,18 @@ class CLSROutput(ModelOutput):
     """What `CLSRModel.forward` returns.
 
     Attributes:
-        loss: contrastive loss, if `return_loss`.
+        loss: what to minimise, if `return_loss`: the contrastive loss, with transcripts the weighted sum of all three.
         logits_per_audio: (B_audio, B_text) scaled cosines.
         logits_per_text: (B_text, B_audio).
-        text_embeds: (B_text, D) unit vectors.
+        text_embeds: (B_text, D) unit vectors of the questions, written or spoken.
         audio_embeds: (B_audio, D) unit vectors.
         logit_scale: (1,) the factor of the cosines.
         transcripts: of the clips.
+        contrastive_loss: symmetric InfoNCE.
+        recognition_loss: cross-entropy of the transcripts.
+        predictor_loss: error of the predicted length, or CTC loss.
+        token_logits: (B_audio, U, V) scores of the parallel recogniser.
+        predicted_lengths: (B_audio,) token counts of the CIF predictor.
     """
 
     loss: Tensor | None = None
@@ -64,6 +83,11 @@ class CLSROutput(ModelOutput):
     audio_embeds: Tensor | None = None
     logit_scale: Tensor | None = None
     transcripts: list[Transcript] | None = None
+    contrastive_loss: Tensor | None = None
+    recognition_loss: Tensor | None = None
+    predictor_loss: Tensor | None = None
+    token_logits: Tensor | None = None
+    predicted_lengths: Tensor | None = None
 
 
 class CLSRPreTrainedModel(PreTrainedModel):
@@ -75,7 +99,7 @@ class CLSRPreTrainedModel(PreTrainedModel):
     input_modalities = ["audio", "text"]  # noqa: RUF012 - the library's own form
     supports_gradient_checkpointing = True
     _supports_sdpa = True
-    _keep_in_fp32_modules_strict = ["logit_scale"]  # noqa: RUF012 - the library's own form
+    _keep_in_fp32_modules_strict = ["logit_scale", "cmvn_shift", "cmvn_scale"]  # noqa: RUF012 - the library's own form
     # The contrastive loss is a mean over the batch, never a sum over tokens: the Trainer must divide it itself.
     accepts_loss_kwargs = False
 
@@ -91,8 +115,23 @@ class CLSRModel(CLSRPreTrainedModel):
 
     def __init__(self, config: CLSRConfig):
         super().__init__(config)
-        self.speech_model = build_recognizer(config.speech_config, config.recognizer_type)
-        self.adaptor = RetokenizeAdaptor(config.adaptor_temperature, config.max_text_tokens)
+        self.strings = TokenStrings(config.max_text_tokens)
+        self.speech_model: PreTrainedModel | ParallelRecognizer
+        self.adaptor: RetokenizeAdaptor | VQAdaptor
+        if config.decoder_type == "recognizer":
+            self.speech_model = build_recognizer(config.speech_config, config.recognizer_type)
+            self.adaptor = RetokenizeAdaptor(config.adaptor_temperature, self.strings)
+        else:
+            self.speech_model = ParallelRecognizer(config)
+            decoder: Any = config.decoder_config
+            self.adaptor = VQAdaptor(
+                config.adaptor_type,
+                config.adaptor_temperature,
+                config.adaptor_num_best,
+                banned_ids=tuple(self._output_row(token) for token in config.suppress_token_ids),
+                hidden_size=decoder.hidden_size,
+                embed_size=config.embed_dim,
+            )
         self.text_model = AutoModel.from_config(config.text_config)
         if getattr(self.text_model, "pooler", None) is not None:
             # Never used, and an unused parameter stops distributed training silently.
@@ -122,7 +161,11 @@ class CLSRModel(CLSRPreTrainedModel):
         return self._embed_text(attention_mask, input_ids=input_ids, **extra)
 
     def get_audio_features(
-        self, input_features: Tensor, feature_attention_mask: Tensor | None = None
+        self,
+        input_features: Tensor,
+        feature_attention_mask: Tensor | None = None,
+        transcript_ids: Tensor | None = None,
+        transcript_mask: Tensor | None = None,
     ) -> CLSRAudioOutput:
         """Transcribe and embed clips in one pass.
 
@@ -131,19 +174,35 @@ class CLSRModel(CLSRPreTrainedModel):
         Args:
             input_features: from `CLSRFeatureExtractor`.
             feature_attention_mask: 1 on the clip; None for no padding.
+            transcript_ids: (B, U) true transcripts in the text encoder's tokens, without special ones, for the
+                losses of the parallel recogniser.
+            transcript_mask: (B, U), 1 on real tokens.
 
         Returns:
             `pooler_output`: (B, D) float32 unit vectors, those of the text encoder for the transcripts;
             `transcripts`: with word times.
+
+        Raises:
+            ValueError: transcripts for a pretrained recogniser, or with a token that the decoder cannot write.
         """
+        if isinstance(self.speech_model, ParallelRecognizer):
+            return self._parallel_features(
+                input_features, feature_attention_mask, transcript_ids, transcript_mask
+            )
+        if transcript_ids is not None:
+            raise ValueError(
+                "transcript_ids are given but decoder_type is 'recognizer', whose own tokens are others; "
+                "leave them out"
+            )
         speech = encode_speech(self.speech_model, input_features, feature_attention_mask)
-        decoded, transcripts = self._recognise(speech, input_features, feature_attention_mask)
-        texts = [transcript.text for transcript in transcripts]
-        input_ids, mask, offsets = self.adaptor.tokenize(texts)
+        decoded, transcripts = recognise(
+            self.speech_model, speech, input_features, feature_attention_mask, self.strings, self.config
+        )
+        input_ids, mask, offsets = self.strings.tokenize([transcript.text for transcript in transcripts])
         input_ids, mask = input_ids.to(self.device), mask.to(self.device)
         if torch.is_grad_enabled() and speech.states.requires_grad:
             logits = self._token_logits(speech, decoded)  # (B, N, V)
-            spans = [self.adaptor.text(result.token_ids)[1] for result in decoded]
+            spans = [self.strings.text(result.token_ids)[1] for result in decoded]
             embeds = self.adaptor(input_ids, offsets, logits, spans, self.text_model.get_input_embeddings())
             output = self._embed_text(mask, inputs_embeds=embeds)
         else:
@@ -155,8 +214,12 @@ class CLSRModel(CLSRPreTrainedModel):
         self, input_features: Tensor, feature_attention_mask: Tensor | None = None
     ) -> list[Transcript]:
         """Transcribe clips, without vectors. Arguments as in `get_audio_features`."""
+        if isinstance(self.speech_model, ParallelRecognizer):
+            return self.get_audio_features(input_features, feature_attention_mask).transcripts or []
         speech = encode_speech(self.speech_model, input_features, feature_attention_mask)
-        return self._recognise(speech, input_features, feature_attention_mask)[1]
+        return recognise(
+            self.speech_model, speech, input_features, feature_attention_mask, self.strings, self.config
+        )[1]
 
     @can_return_tuple
     def forward(
@@ -166,55 +229,92 @@ class CLSRModel(CLSRPreTrainedModel):
         token_type_ids: Tensor | None = None,
         input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None,
+        question_features: Tensor | None = None,
+        question_attention_mask: Tensor | None = None,
+        transcript_ids: Tensor | None = None,
+        transcript_mask: Tensor | None = None,
         return_loss: bool = False,
         **kwargs,
     ) -> CLSROutput:
-        """Score every clip against every text.
+        """Score every clip against every question.
 
         Args:
-            input_ids: (B_text, L) questions.
+            input_ids: (B_text, L) written questions.
             attention_mask: (B_text, L).
             token_type_ids: (B_text, L).
             input_features: B_audio clips, see `get_audio_features`.
             feature_attention_mask: their mask.
-            return_loss: also return the contrastive loss; text i belongs to clip i, the others are negatives.
+            question_features: B_text spoken questions, in place of `input_ids`.
+            question_attention_mask: their mask.
+            transcript_ids: of the clips, see `get_audio_features`.
+            transcript_mask: their mask.
+            return_loss: also return the loss; question i belongs to clip i, the others are negatives.
             **kwargs: `return_dict` is handled by the library; anything else is refused.
 
         Raises:
-            ValueError: text or audio is missing; `return_loss` with unequal numbers or fewer than two pairs.
+            ValueError: questions or clips are missing; `return_loss` with unequal numbers or fewer than two pairs.
         """
-        kwargs.pop("output_attentions", None), kwargs.pop("output_hidden_states", None)
+        for name in ("output_attentions", "output_hidden_states"):
+            kwargs.pop(name, None)
         if kwargs:
             raise ValueError(f"forward got {', '.join(kwargs)}, which it does not take; see its docstring")
-        if input_ids is None or input_features is None:
-            missing = "input_ids" if input_ids is None else "input_features"
+        questions = input_ids if question_features is None else question_features
+        if questions is None or input_features is None:
+            missing = "input_ids" if questions is None else "input_features"
             raise ValueError(
-                f"{missing} is None but forward compares text with audio; "
+                f"{missing} is None but forward compares questions with clips; "
                 "use get_text_features or get_audio_features for one side"
             )
-        if return_loss and (len(input_ids) != len(input_features) or len(input_ids) < 2):
+        if return_loss and (len(questions) != len(input_features) or len(questions) < 2):
             raise ValueError(
-                f"the contrastive loss got {len(input_ids)} texts and {len(input_features)} clips but needs pairs, "
-                "at least 2; pass one text for each clip"
+                f"the contrastive loss got {len(questions)} texts and {len(input_features)} clips but needs pairs, "
+                "at least 2; pass one question for each clip"
             )
-        text = self.get_text_features(input_ids, attention_mask, token_type_ids)
-        audio = self.get_audio_features(input_features, feature_attention_mask)
+        if question_features is not None:
+            text: BaseModelOutputWithPooling = self.get_audio_features(
+                question_features, question_attention_mask
+            )
+        else:
+            text = self.get_text_features(cast(Tensor, input_ids), attention_mask, token_type_ids)
+        audio = self.get_audio_features(
+            input_features, feature_attention_mask, transcript_ids, transcript_mask
+        )
         text_embeds, audio_embeds = cast(Tensor, text.pooler_output), cast(Tensor, audio.pooler_output)
         scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
         logits_per_text = scale * text_embeds @ audio_embeds.T  # (B_text, B_audio)
-        loss = None
-        if return_loss:
-            target = torch.arange(len(logits_per_text), device=logits_per_text.device)
-            loss = (F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)) / 2
+        found = audio.recognition or ParallelOutput()
+        losses = self._losses(logits_per_text, found) if return_loss else {}
         return CLSROutput(
-            loss=loss,
             logits_per_audio=logits_per_text.T,
             logits_per_text=logits_per_text,
             text_embeds=text_embeds,
             audio_embeds=audio_embeds,
             logit_scale=scale,
             transcripts=audio.transcripts,
+            token_logits=found.logits,
+            predicted_lengths=found.token_counts,
+            **losses,
         )
+
+    def _losses(self, logits_per_text: Tensor, found: ParallelOutput) -> dict[str, Tensor | None]:
+        """Return the contrastive loss and, where transcripts were given, the paper's weighted sum."""
+        target = torch.arange(len(logits_per_text), device=logits_per_text.device)
+        contrastive = (
+            F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)
+        ) / 2
+        loss = contrastive
+        if found.recognition_loss is not None and found.predictor_loss is not None:
+            loss = (
+                self.config.contrastive_weight * contrastive
+                + self.config.recognition_weight * found.recognition_loss
+                + self.config.quantity_weight * found.predictor_loss
+            )
+        return {
+            "loss": loss,
+            "contrastive_loss": contrastive,
+            "recognition_loss": found.recognition_loss,
+            "predictor_loss": found.predictor_loss,
+        }
 
     def _embed_text(self, attention_mask: Tensor, **inputs) -> BaseModelOutputWithPooling:
         """Run the text encoder and pool its states to unit vectors in float32."""
@@ -226,89 +326,103 @@ class CLSRModel(CLSRPreTrainedModel):
             pooled = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=F.normalize(pooled, dim=-1))
 
-    @torch.no_grad()
-    def _recognise(
-        self, speech: SpeechStates, input_features: Tensor, mask: Tensor | None
-    ) -> tuple[list[Decoded], list[Transcript]]:
-        """Decode the clips, decode suspicious ones again at the full window, and read the words."""
-        frames = speech.mask.sum(dim=1).tolist()
-        seconds = [count / self.config.frames_per_second - self.config.tail_silence_s for count in frames]
-        decoded = greedy_decode(self.speech_model, speech, self.config)
-        if not torch.is_grad_enabled() or not speech.states.requires_grad:
-            self._redecode_padded(decoded, seconds, input_features, mask)
-        transcripts = []
-        for row, result in enumerate(decoded):
-            if self._nobody_speaks(result):
-                decoded[row] = result = replace(result, token_ids=[], log_probs=[], spans=[])
-            transcripts.append(self._transcript(result, max(seconds[row], 0.0)))
-        return decoded, transcripts
-
-    def _redecode_padded(
-        self, decoded: list[Decoded], seconds: list[float], input_features: Tensor, mask: Tensor | None
-    ) -> None:
-        """Decode suspicious clips again, padded to Whisper's window; keep the better transcript in `decoded`.
-
-        At true length Whisper sometimes stops early or loops; padded it seldom does both (recipe, section 1).
-        """
-        if not self.config.redecode_padded or self.speech_model.config.model_type != "whisper":
-            return
-        window = 2 * self.speech_model.config.max_source_positions
-        doubts = [
-            suspicion(result, self.adaptor.text(result.token_ids)[0], length, self.config)
-            for result, length in zip(decoded, seconds, strict=True)
-        ]
-        again = [row for row, doubt in enumerate(doubts) if doubt and not self._nobody_speaks(decoded[row])]
-        full = input_features.shape[-1] == window and (mask is None or bool(mask[again].all()))
-        if not again or full:
-            return
-        padded = input_features.new_empty(len(again), input_features.shape[1], window)
-        for number, row in enumerate(again):
-            length = int(mask[row].sum()) if mask is not None else input_features.shape[-1]
-            padded[number, :, :length] = input_features[row, :, :length]
-            # The last frame lies in the digital silence behind the clip: repeating it is what padding would give.
-            padded[number, :, length:] = input_features[row, :, length - 1 : length]
-        second = greedy_decode(self.speech_model, encode_speech(self.speech_model, padded, None), self.config)
-        for number, row in enumerate(again):
-            text = self.adaptor.text(second[number].token_ids)[0]
-            if (
-                not suspicion(second[number], text, seconds[row], self.config)
-                or second[number].mean_log_prob > decoded[row].mean_log_prob
-            ):
-                decoded[row] = second[number]
-
-    def _nobody_speaks(self, result: Decoded) -> bool:
-        """Whisper's rule for silence: it says so itself and its words are unlikely."""
-        return (
-            result.no_speech_probability > self.config.no_speech_threshold
-            and result.mean_log_prob < self.config.logprob_threshold
+    def _parallel_features(
+        self,
+        input_features: Tensor,
+        mask: Tensor | None,
+        transcript_ids: Tensor | None,
+        transcript_mask: Tensor | None,
+    ) -> CLSRAudioOutput:
+        """Run the paper's road: parallel recogniser, quantiser, text encoder over [CLS] tokens [SEP]."""
+        recognizer = cast(ParallelRecognizer, self.speech_model)
+        table = self._table()
+        speech = recognizer.encode(input_features, mask)
+        labels = None if transcript_ids is None else self._labels(transcript_ids, transcript_mask)
+        found = recognizer(speech, table, labels)
+        token_mask, logits = cast(Tensor, found.token_mask), cast(Tensor, found.logits)
+        embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)
+        inputs, attention_mask = self._frame(embeds, token_mask)
+        output = self._embed_text(attention_mask, inputs_embeds=inputs)
+        transcripts = self._read_rows(rows, found, speech)
+        return CLSRAudioOutput(
+            output.last_hidden_state, output.pooler_output, transcripts=transcripts, recognition=found
         )
 
-    def _transcript(self, result: Decoded, seconds: float) -> Transcript:
-        """Join tokens to text and words."""
-        text, spans = self.adaptor.text(result.token_ids)
-        words: list[Word] = []
-        probabilities = [math.exp(value) for value in result.log_probs]
-        for match in re.finditer(r"\S+", text):
-            start, end = match.span()
-            members = [token for token, (left, right) in enumerate(spans) if left < end and right > start]
-            if not members:
-                continue
-            first, last = result.spans[members[0]][0], result.spans[members[-1]][1]
-            words.append(
-                Word(
-                    text=text[start:end],
-                    start=min(first / self.config.frames_per_second, seconds),
-                    end=min(last / self.config.frames_per_second, seconds),
-                    probability=sum(probabilities[token] for token in members) / len(members),
-                )
+    def _table(self) -> Tensor:
+        """Return the text encoder's word embeddings of the output rows, (V, E)."""
+        weight = self.text_model.get_input_embeddings().weight
+        if not self.config.vocabulary_ids:
+            return weight
+        return weight[torch.tensor(list(self.config.vocabulary_ids), device=weight.device)]
+
+    def _output_row(self, token: int) -> int:
+        """Return the output row of one of the text encoder's tokens; -1 if the decoder cannot write it."""
+        if not self.config.vocabulary_ids:
+            return token
+        try:
+            return list(self.config.vocabulary_ids).index(token)
+        except ValueError:
+            return -1
+
+    def _labels(self, transcript_ids: Tensor, transcript_mask: Tensor | None) -> Tensor:
+        """Turn transcripts in the text encoder's tokens into output rows, -100 on padding."""
+        real = torch.ones_like(transcript_ids).bool() if transcript_mask is None else transcript_mask.bool()
+        if self.config.vocabulary_ids:
+            rows = transcript_ids.new_full((self.text_model.config.vocab_size,), -1)
+            known = torch.tensor(list(self.config.vocabulary_ids), device=rows.device)
+            rows[known] = torch.arange(len(known), device=rows.device)
+            labels = rows[transcript_ids]
+        else:
+            labels = transcript_ids
+        lost = real & (labels < 0)
+        if bool(lost.any()):
+            row = int(lost.any(dim=1).nonzero()[0])
+            raise ValueError(
+                f"transcript {row} holds token {int(transcript_ids[lost][0])} but vocabulary_ids lists only "
+                f"{len(self.config.vocabulary_ids)} tokens without it; list it or leave the transcript out"
             )
-        return Transcript(
-            text=text,
-            token_ids=result.token_ids,
-            words=words,
-            probability=math.exp(result.mean_log_prob) if result.token_ids else 0.0,
-            no_speech_probability=result.no_speech_probability,
+        return labels.masked_fill(~real, -100)
+
+    def _frame(self, embeds: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
+        """Put the text encoder's special tokens before and behind each transcript: (B, L, E) and mask (B, L)."""
+        before, behind = self.strings.frame()
+        room = self.config.max_text_tokens - len(before) - len(behind)
+        if embeds.shape[1] > room:
+            warnings.warn(
+                f"a transcript has {embeds.shape[1]} tokens but the text encoder takes {room}; "
+                "its vector leaves out the rest, cut the clip shorter",
+                stacklevel=2,
+            )
+            embeds, token_mask = embeds[:, :room], token_mask[:, :room]
+        embedding = self.text_model.get_input_embeddings()
+        special = embedding(torch.tensor(before + behind, device=embeds.device)).expand(len(embeds), -1, -1)
+        tail = torch.zeros_like(special[:, len(before) :])
+        inputs = torch.cat([special[:, : len(before)], embeds, tail], dim=1)  # (B, L, E)
+        ends = len(before) + token_mask.sum(dim=1)  # (B,)
+        places = ends[:, None] + torch.arange(len(behind), device=ends.device)
+        inputs = inputs.scatter(
+            1, places[..., None].expand(-1, -1, inputs.shape[-1]), special[:, len(before) :].to(inputs.dtype)
         )
+        mask = torch.arange(inputs.shape[1], device=ends.device) < (ends + len(behind))[:, None]
+        return inputs, mask.long()
+
+    @torch.no_grad()
+    def _read_rows(self, rows: Tensor, found: ParallelOutput, speech: SpeechStates) -> list[Transcript]:
+        """Read the words of the parallel recogniser."""
+        vocabulary = self.config.vocabulary_ids
+        log_probs = cast(Tensor, found.logits).float().log_softmax(dim=-1)
+        best = log_probs.gather(-1, rows.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
+        transcripts = []
+        for clip, seconds in enumerate(clip_seconds(speech, self.config)):
+            real = rows[clip] >= 0
+            written = rows[clip][real].tolist()
+            decoded = Decoded(
+                [vocabulary[row] for row in written] if vocabulary else written,
+                best[clip][real].tolist(),
+                [(start, end) for start, end in cast(Tensor, found.token_spans)[clip][real].tolist()],
+            )
+            transcripts.append(read_words(decoded, seconds, self.strings, self.config))
+        return transcripts
 
     def _token_logits(self, speech: SpeechStates, decoded: list[Decoded]) -> Tensor:
         """Score the decoded tokens again, with gradient. Shape (B, N, V).
@@ -345,13 +459,13 @@ class CLSRModel(CLSRPreTrainedModel):
                 **hub,
             )
             if file is not None:
-                model.adaptor.load_strings(file)
+                model.strings.load(file)
         return loaded
 
     def save_pretrained(self, save_directory, *args, **kwargs):
         """Write weights, config, code and the strings of the adaptor. See `PreTrainedModel`."""
         super().save_pretrained(save_directory, *args, **kwargs)
-        self.adaptor.save_strings(save_directory)
+        self.strings.save(save_directory)
 
     @classmethod
     def from_pretrained_parts(
@@ -365,8 +479,12 @@ class CLSRModel(CLSRPreTrainedModel):
     ) -> "CLSRModel":
         """Join a recogniser and a text encoder to a retriever, without training.
 
+        With `decoder_type` "sanm" or "whisper" only the recogniser's encoder (and for "whisper" its decoder layers,
+        with token rows started from Whisper's rows of the same strings) is pretrained; the rest must be trained.
+
         Args:
-            speech: folder, Hub id or model: Whisper, Moonshine, Parakeet-CTC, wav2vec2-CTC, HuBERT-CTC.
+            speech: folder, Hub id or model: Whisper, Moonshine, Parakeet-CTC, wav2vec2-CTC, HuBERT-CTC; for a
+                parallel recogniser also the config of any speech encoder, which starts from random weights.
             text: folder, Hub id or model of any encoder that takes `inputs_embeds`; a sentence-transformers folder
                 brings its own pooling and length.
             speech_tokenizer: of the recogniser; needed if `speech` is a model.
@@ -380,29 +498,40 @@ class CLSRModel(CLSRPreTrainedModel):
         Raises:
             ValueError: a model object comes without its tokenizer, or the recogniser is of another kind.
         """
-        for name, part, tokenizer in (("speech", speech, speech_tokenizer), ("text", text, text_tokenizer)):
-            if isinstance(part, PreTrainedModel) and tokenizer is None:
-                raise ValueError(
-                    f"{name} is a {type(part).__name__} but {name}_tokenizer is None; pass the tokenizer, too"
-                )
-        speech_model = load_recognizer(speech)
+        parallel = config_kwargs.get("decoder_type", "recognizer") != "recognizer"
+        if isinstance(text, PreTrainedModel) and text_tokenizer is None:
+            raise ValueError(
+                f"text is a {type(text).__name__} but text_tokenizer is None; pass the tokenizer, too"
+            )
+        if isinstance(speech, PreTrainedModel) and speech_tokenizer is None and not parallel:
+            raise ValueError(
+                f"speech is a {type(speech).__name__} but speech_tokenizer is None; pass the tokenizer, too"
+            )
         text_model = (
             text
             if isinstance(text, PreTrainedModel)
             else AutoModel.from_pretrained(text, dtype=torch.float32)
         )
-        speech_tokenizer = speech_tokenizer or AutoTokenizer.from_pretrained(speech)
         text_tokenizer = text_tokenizer or AutoTokenizer.from_pretrained(text)
-        fields = recognizer_settings(speech_model, speech_tokenizer, language)
-        fields |= text_settings(text, text_model.config, text_tokenizer)
-        config = CLSRConfig(
-            speech_config=speech_model.config, text_config=text_model.config, **(fields | config_kwargs)
-        )
-        model = cls(config)
-        copy_weights(speech_model, model.speech_model)
+        fields = text_settings(text, text_model.config, text_tokenizer)
+        if parallel:
+            fields |= parallel_settings(speech, text_tokenizer)
+            config = CLSRConfig(text_config=text_model.config, **(fields | config_kwargs))
+            model = cls(config)
+            start_parallel_weights(model.speech_model, speech, speech_tokenizer, text_tokenizer, config)
+            token_bytes = token_bytes_of(text_tokenizer, text_model.config.vocab_size)
+        else:
+            speech_model = load_recognizer(speech)
+            speech_tokenizer = speech_tokenizer or AutoTokenizer.from_pretrained(speech)
+            fields |= recognizer_settings(speech_model, speech_tokenizer, language)
+            config = CLSRConfig(
+                speech_config=speech_model.config, text_config=text_model.config, **(fields | config_kwargs)
+            )
+            model = cls(config)
+            copy_weights(speech_model, model.speech_model)
+            token_bytes = token_bytes_of(speech_tokenizer, speech_model.config.vocab_size)
         copy_weights(text_model, model.text_model)
-        token_bytes = recognizer_token_bytes(speech_tokenizer, speech_model.config.vocab_size)
-        model.adaptor.set_strings(token_bytes, text_tokenizer.backend_tokenizer.to_str())
+        model.strings.fill(token_bytes, text_tokenizer.backend_tokenizer.to_str())
         return model.eval()
 
 

@@ -9,14 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import (
     AutoConfig,
     AutoModelForCTC,
     AutoModelForSpeechSeq2Seq,
+    AutoTokenizer,
     GenerationConfig,
+    PreTrainedConfig,
     PreTrainedModel,
 )
 from transformers.utils import cached_file
+
+from .strings_clsr import token_bytes_of
 
 SEQ2SEQ_TYPES = ("whisper", "moonshine")
 CTC_TYPES = ("wav2vec2", "hubert", "parakeet_ctc")
@@ -86,14 +91,85 @@ def recognizer_settings(model: PreTrainedModel, tokenizer, language: str) -> dic
     }
 
 
+def parallel_settings(speech: Any, text_tokenizer) -> dict:
+    """Return the fields of CLSRConfig that the speech encoder of a parallel recogniser decides.
+
+    Args:
+        speech: folder, Hub id, model or config.
+        text_tokenizer: of the text encoder, whose special tokens are never written.
+    """
+    config = speech_config_of(speech)
+    # Encoders that normalise over the clip need no silence behind it, and no decoder waits for any here.
+    return {
+        "speech_config": config,
+        "frames_per_second": frames_per_second(config),
+        "tail_silence_s": 0.0,
+        "max_audio_s": LONGEST_CLIP_S,
+        "suppress_token_ids": sorted(text_tokenizer.all_special_ids),
+    }
+
+
+def speech_config_of(speech: Any):
+    """Return the config of a speech part given as folder, Hub id, model or config."""
+    if isinstance(speech, PreTrainedModel):
+        return speech.config
+    return speech if isinstance(speech, PreTrainedConfig) else AutoConfig.from_pretrained(speech)
+
+
+def start_parallel_weights(recognizer: Any, speech: Any, speech_tokenizer, text_tokenizer, config) -> None:
+    """Fill a parallel recogniser with what a pretrained one has: the encoder and, for "whisper", the decoder layers.
+
+    Every token row of the decoder starts as the mean of Whisper's rows of the same string (recipe, section 2).
+
+    Args:
+        recognizer: ParallelRecognizer, changed in place.
+        speech: folder, Hub id or model; a config leaves everything at random weights.
+        speech_tokenizer: of the recogniser, for "whisper"; loaded from `speech` if None.
+        text_tokenizer: of the text encoder.
+        config: CLSRConfig.
+    """
+    if isinstance(speech, PreTrainedConfig):
+        return
+    source: Any = load_recognizer(speech)
+    source_encoder = source.model.encoder if hasattr(source, "model") else source.base_model
+    copy_weights(source_encoder, recognizer.encoder)
+    if config.decoder_type != "whisper":
+        return
+    if source.config.model_type != "whisper":
+        raise ValueError(
+            f"decoder_type is 'whisper' but the recogniser is of type {source.config.model_type!r}; pass a Whisper"
+        )
+    weights = source.model.decoder.state_dict()
+    rows = weights.pop("embed_tokens.weight")
+    recognizer.decoder.load_state_dict(weights, strict=False)
+    speech_tokenizer = speech_tokenizer or AutoTokenizer.from_pretrained(speech)
+    tokens = list(config.vocabulary_ids) or range(config.text_config.vocab_size)
+    strings = [
+        token.decode("utf-8", "ignore")
+        for token in token_bytes_of(text_tokenizer, config.text_config.vocab_size)
+    ]
+    with torch.no_grad():
+        target = recognizer.decoder.embed_tokens.weight
+        for row, token in enumerate(tokens):
+            ids = speech_tokenizer.encode(strings[token], add_special_tokens=False) if strings[token] else []
+            if ids:
+                target[row] = rows[ids].mean(dim=0)
+        target[recognizer.start_row] = rows[source.config.decoder_start_token_id]
+        target[recognizer.end_row] = rows[source.config.eos_token_id]
+
+
 def frames_per_second(speech_config) -> float:
     """Return the frames of the speech encoder in a second."""
     if speech_config.model_type == "whisper":
         return 50.0
     if speech_config.model_type == "moonshine":
         return 16000 / (64 * 3 * 2)  # strides of its three convolutions
-    if speech_config.model_type == "parakeet_ctc":
-        return 100.0 / speech_config.encoder_config.subsampling_factor
+    if speech_config.model_type == "clsr_sanm":
+        return 100.0 / speech_config.frame_stride
+    if speech_config.model_type in ("parakeet_ctc", "parakeet_encoder"):
+        return 100.0 / getattr(speech_config, "encoder_config", speech_config).subsampling_factor
+    if speech_config.model_type == "wav2vec2-bert":
+        return 50.0  # pairs of filterbank frames
     return 16000 / math.prod(speech_config.conv_stride)
 
 
@@ -163,7 +239,7 @@ def text_settings(text: str | Path | PreTrainedModel, text_config, tokenizer) ->
     return settings
 
 
-def copy_weights(source: PreTrainedModel, target: PreTrainedModel) -> None:
+def copy_weights(source: PreTrainedModel, target: nn.Module) -> None:
     """Copy the weights of a pretrained part; the target may lack the pooler, and nothing else.
 
     Raises:

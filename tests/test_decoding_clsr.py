@@ -1,10 +1,9 @@
-"""Greedy decoding: loops end, suspicious transcripts are named, batches do not matter."""
+"""Greedy decoding: loops end, batches do not matter."""
 
 import pytest
 import torch
 
-from modeling_clsr import CLSRConfig
-from modeling_clsr.decoding_clsr import Decoded, compression_ratio, greedy_decode, repeated_tail, suspicion
+from modeling_clsr.decoding_clsr import greedy_decode, repeated_tail
 from modeling_clsr.recognizer_clsr import encode_speech
 
 from .tiny_parts import FAMILIES, noise_clips, tiny_parts
@@ -18,25 +17,6 @@ def test_repeated_phrase_is_found_and_counted_without_its_first():
 @pytest.mark.parametrize("tokens", [[], [1], [7, 7, 7], [1, 2] * 3, [5] * 11, list(range(40))])
 def test_ordinary_repetition_is_left_alone(tokens):
     assert repeated_tail(tokens) == 0
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds", "looped", "expected"),
-    [
-        ("the lamp was lit at six every evening", 3.0, False, None),
-        ("chapter one", 9.0, False, "early stop"),
-        ("the lamp was lit at six every evening by the keeper", 1.0, False, "invention"),
-        ("the sea, " * 30, 20.0, False, "loop"),
-        ("the lamp was lit at six every evening", 3.0, True, "loop"),
-    ],
-)
-def test_suspicion_names_what_is_wrong(text, seconds, looped, expected):
-    assert suspicion(Decoded([1], [0.0], looped=looped), text, seconds, CLSRConfig()) == expected
-
-
-def test_compression_ratio_of_nothing_is_zero():
-    assert compression_ratio("") == 0.0
-    assert compression_ratio("na " * 100) > 10
 
 
 @torch.no_grad()

@@ -54,9 +54,15 @@ def test_shipped_file_needs_nothing_but_transformers_and_torch(file):
 def test_library_half_looks_one_way(folder, allowed):
     for file in sorted((PACKAGE / folder).glob("*.py")):
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.ImportFrom) and node.module and (node.level or "modeling_clsr" in node.module):
+            if (
+                isinstance(node, ast.ImportFrom)
+                and node.module
+                and (node.level or "modeling_clsr" in node.module)
+            ):
                 path = node.module.removeprefix("modeling_clsr").strip(".").split(".")[0]
-                layer = folder if node.level == 1 else "shipped" if path.endswith("_clsr") or not path else path
+                layer = (
+                    folder if node.level == 1 else "shipped" if path.endswith("_clsr") or not path else path
+                )
                 assert layer in allowed, f"{folder}/{file.name} imports {node.module}"
 
 

@@ -60,7 +60,9 @@ def test_contrastive_loss_alone_reaches_the_first_convolution(tiny):
     model(**batch, return_loss=True).loss.backward()
     first = next(weight for name, weight in model.speech_model.named_parameters() if weight.ndim >= 3)
     assert first.grad.abs().max() > 0
-    unused = [name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None]
+    unused = [
+        name for name, weight in model.named_parameters() if weight.requires_grad and weight.grad is None
+    ]
     assert unused == []
 
 
@@ -107,7 +109,9 @@ def test_vectors_have_unit_length(tiny):
     model, processor = tiny
     with torch.no_grad():
         text = model.get_text_features(**processor(text=TEXTS)).pooler_output
-        audio = model.get_audio_features(**processor(audio=noise_clips(1.0), sampling_rate=16000)).pooler_output
+        audio = model.get_audio_features(
+            **processor(audio=noise_clips(1.0), sampling_rate=16000)
+        ).pooler_output
     torch.testing.assert_close(text.norm(dim=-1), torch.ones(4))
     torch.testing.assert_close(audio.norm(dim=-1), torch.ones(1))
 
@@ -145,8 +149,10 @@ def test_forward_refuses_unknown_arguments(whisper):
 
 def test_model_object_without_tokenizer_is_refused(tmp_path):
     parts = tiny_parts("whisper", tmp_path)
-    with pytest.raises(ValueError, match="speech is a WhisperForConditionalGeneration but speech_tokenizer is None"):
-        CLSRModel.from_pretrained_parts(parts.speech, parts.text)
+    with pytest.raises(
+        ValueError, match="speech is a WhisperForConditionalGeneration but speech_tokenizer is None"
+    ):
+        CLSRModel.from_pretrained_parts(parts.speech, parts.text, text_tokenizer=parts.text_tokenizer)
 
 
 def test_recogniser_of_another_kind_is_refused(tmp_path):

@@ -25,7 +25,10 @@ def test_text_and_audio_in_one_call_keep_their_masks_apart(processor):
         ({"text": ["a", None]}, "text 1 is None but a question is needed"),
         ({"text": "a " * 600}, "text 0 has 602 tokens but the text encoder takes 512; shorten it"),
         ({"audio": noise_clips(0.5)}, "sampling_rate is missing but the model expects 16000 Hz"),
-        ({"audio": noise_clips(0.5), "sampling_rate": 8000}, "sampled at 8000 Hz but the model expects 16000 Hz"),
+        (
+            {"audio": noise_clips(0.5), "sampling_rate": 8000},
+            "sampled at 8000 Hz but the model expects 16000 Hz",
+        ),
     ],
 )
 def test_bad_input_is_refused_with_both_values(processor, arguments, message):

@@ -34,12 +34,12 @@ def default_checkpoint() -> Path:
     """
     chosen = os.environ.get("CLSR_CHECKPOINT")
     if chosen:
-        if not (Path(chosen) / "config.json").is_file():
+        if not (Path(chosen).expanduser() / "config.json").is_file():
             raise FileNotFoundError(
                 f"CLSR_CHECKPOINT is {chosen} but there is no config.json in it; "
                 "set it to a checkpoint folder or unset it"
             )
-        return Path(chosen)
+        return Path(chosen).expanduser()
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     folder = cache / "clsr" / f"{NAME}-{_package_version()}"
     if _read_stamp(folder) != _stamp():
@@ -80,8 +80,8 @@ def _build(folder: Path, speech: str | Path | None, text: str | Path | None) -> 
         text_part = text or minilm_folder()
         model = CLSRModel.from_pretrained_parts(speech=speech_part, text=text_part)
         # The configs name their origin; a folder of this machine would say nothing elsewhere.
-        model.config.speech_config._name_or_path = _origin(speech or WHISPER_ID)
-        model.config.text_config._name_or_path = _origin(text or MINILM_ID)
+        model.speech_model.config._name_or_path = _origin(speech or WHISPER_ID)
+        model.text_model.config._name_or_path = _origin(text or MINILM_ID)
         model.save_pretrained(stage)
         CLSRProcessor.from_pretrained_parts(speech=speech_part, text=text_part).save_pretrained(stage)
         if speech in (None, WHISPER_ID) and text in (None, MINILM_ID):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..decoding_clsr import Transcript
+from ..transcript_clsr import Transcript
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
 

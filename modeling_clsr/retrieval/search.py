@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..decoding_clsr import Word
+from ..transcript_clsr import Word
 from .schema import quoted
 
 SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
