@@ -84,9 +84,8 @@ def main() -> None:
     folder = arguments.model or default_checkpoint()
     model, processor = CLSRModel.from_pretrained(folder).eval(), CLSRProcessor.from_pretrained(folder)
     batches = length_batches([len(wave) for wave in waves], arguments.batch_size)
-    print(
-        f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {torch.get_num_threads()} threads"
-    )
+    threads = torch.get_num_threads()
+    print(f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {threads} threads")
     print(f"{'way':44} {'WER %':>7} {'x real time':>12}")
 
     figures: dict[str, dict] = {}

@@ -63,6 +63,8 @@ class ParallelRecognizer(nn.Module):
         self.encoder = build_speech_encoder(speech)
         if speech.model_type == "clsr_sanm":
             # Mean and deviation of the stacked frames (CMVN); a converter or the training script fills them.
+            self.cmvn_shift: Tensor
+            self.cmvn_scale: Tensor
             self.register_buffer("cmvn_shift", torch.zeros(speech.input_size))
             self.register_buffer("cmvn_scale", torch.ones(speech.input_size))
         encoder_size, decoder_size = hidden_size(speech), hidden_size(decoder)
@@ -74,8 +76,9 @@ class ParallelRecognizer(nn.Module):
             self.predictor = CTCPredictor(
                 encoder_size, num_tokens + 1, blank_id=num_tokens
             )  # the blank comes last
-        self.bridge = nn.Identity() if encoder_size == decoder_size else nn.Linear(encoder_size, decoder_size)
-        self.memory_bridge = nn.Identity()
+        same = encoder_size == decoder_size
+        self.bridge: nn.Module = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
+        self.memory_bridge: nn.Module = nn.Identity()
         if config.decoder_type == "sanm":
             self.decoder: Any = SANMDecoder(decoder)
         else:
@@ -84,7 +87,7 @@ class ParallelRecognizer(nn.Module):
             decoder.vocab_size, decoder.pad_token_id = num_tokens + 2, None
             decoder.bos_token_id = decoder.eos_token_id = None  # of another vocabulary
             self.decoder = CrossMaskedWhisperDecoder(decoder)
-            if encoder_size != decoder_size:
+            if not same:
                 self.memory_bridge = nn.Linear(encoder_size, decoder_size)
         self.sampler = GlancingSampler(config.sampler_ratio)
         if config.tie_output:

@@ -141,7 +141,7 @@ def token_bytes_of(tokenizer, vocab_size: int) -> list[bytes]:
     """Return the UTF-8 bytes that each token of a Hugging Face tokenizer writes, b"" for special tokens.
 
     Covers byte-level BPE (Whisper), SentencePiece with byte fallback (Moonshine, Parakeet), WordPiece (BERT) and CTC
-    characters (wav2vec2, HuBERT: the word delimiter becomes a space; a vocabulary in capitals is written in lower case).
+    characters (wav2vec2, HuBERT: the word delimiter becomes a space, a vocabulary in capitals lower case).
 
     Args:
         tokenizer: of the recogniser, or of the text encoder where both share its vocabulary.
