@@ -74,6 +74,7 @@ class CLSRConfig(PreTrainedConfig):
             parallel decoder; "whisper": the layers of a Whisper decoder over the text encoder's vocabulary.
         decoder_config: config of the "sanm" (SANMConfig) or "whisper" (WhisperConfig) decoder.
         predictor_type: "cif" (the paper's) or "ctc" (Paraformer-v2); needed beside "sanm" and "whisper".
+        tail_threshold: mass granted to the CIF predictor behind the last frame, so that a rest becomes a token.
         adaptor_type: how the transcript enters the text encoder. "retokenize" cuts it again by the text encoder's
             tokenizer; "vq" (the paper's) shares its vocabulary; "softmax", "logits", "expected" and "projection"
             are the ablations.
@@ -124,6 +125,7 @@ class CLSRConfig(PreTrainedConfig):
     decoder_type: str = "recognizer"
     decoder_config: dict | PreTrainedConfig | None = None
     predictor_type: str | None = None
+    tail_threshold: float | int = 0.45
     adaptor_type: str = "retokenize"
     adaptor_temperature: float | int = 1.0
     adaptor_num_best: int = 8

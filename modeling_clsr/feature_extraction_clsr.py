@@ -1,7 +1,7 @@
 """CLSRFeatureExtractor: waveforms in, the recogniser's own features and their mask out.
 
 Enters: mono float waveforms at `sampling_rate`. Leaves: `input_features`, (B, M, T) log-mel for Whisper, (B, T, M)
-for Parakeet, (B, S) for recognisers that read the waveform, and `feature_attention_mask`, (B, T) or (B, S).
+for Parakeet and SAN-M, (B, S) for recognisers that read the waveform, and `feature_attention_mask`, (B, T) or (B, S).
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,9 @@ import torch
 from transformers import BatchFeature, SequenceFeatureExtractor
 from transformers.audio_utils import mel_filter_bank
 
-FEATURE_TYPES = ("whisper", "parakeet", "waveform")
+from .kaldi_clsr import kaldi_fbank, stack_frames
+
+FEATURE_TYPES = ("whisper", "parakeet", "waveform", "kaldi")
 MIN_WAVEFORM_S = 0.1  # receptive field of the deepest convolutional front end, rounded up
 
 
@@ -20,7 +22,8 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
 
     Args:
         feature_type: "whisper" (log-mel, `tail_silence_s` of silence behind the clip), "parakeet" (pre-emphasis,
-            natural log-mel, normalised per clip and band) or "waveform" (wav2vec2, HuBERT, Moonshine).
+            natural log-mel, normalised per clip and band), "kaldi" (Kaldi filterbank, neighbouring frames stacked at a
+            low frame rate, for SAN-M) or "waveform" (wav2vec2, HuBERT, WavLM, Moonshine).
         feature_size: mel bands (1 for "waveform").
         sampling_rate: the only rate accepted, in Hz.
         n_fft: length of the Fourier transform, in samples.
@@ -31,6 +34,8 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
             in silence; without it the decoder does not stop (word error rate 163 % with 0 s, 12.5 % with 1 s).
         max_audio_s: longest clip accepted, in seconds.
         window_s: the recogniser's full window, which `padding="max_length"` fills, in seconds.
+        num_stacked: filterbank frames in one row ("kaldi"; m of the low frame rate).
+        frame_stride: filterbank frames between two rows ("kaldi"; n).
         do_normalize: bring each waveform to zero mean and unit variance ("waveform").
     """
 
@@ -48,6 +53,8 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         tail_silence_s: float = 1.0,
         max_audio_s: float = 29.0,
         window_s: float = 30.0,
+        num_stacked: int = 7,
+        frame_stride: int = 6,
         do_normalize: bool = False,
         padding_value: float = 0.0,
         **kwargs,
@@ -65,9 +72,11 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         self.tail_silence_s = tail_silence_s
         self.max_audio_s = max_audio_s
         self.window_s = window_s
+        self.num_stacked = num_stacked
+        self.frame_stride = frame_stride
         self.do_normalize = do_normalize
         # `mel_filters` is left out of the JSON by the base class, so it is made here each time.
-        self.mel_filters = torch.zeros(0) if feature_type == "waveform" else self._mel_filters()
+        self.mel_filters = self._mel_filters() if feature_type in ("whisper", "parakeet") else torch.zeros(0)
 
     def __call__(
         self,
@@ -117,8 +126,10 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         elif self.feature_type == "whisper":
             full = round(self.window_s * self.sampling_rate) if padding == "max_length" else None
             features = [self._whisper_log_mel(clip, full) for clip in clips]
-        else:
+        elif self.feature_type == "parakeet":
             features = [self._parakeet_log_mel(clip) for clip in clips]
+        else:
+            features = [self._kaldi_rows(clip) for clip in clips]
 
         lengths = torch.tensor([len(f) for f in features])
         batch = torch.nn.utils.rnn.pad_sequence(features, batch_first=True, padding_value=self.padding_value)
@@ -204,6 +215,12 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         mel = mel[: max(len(wave) // self.hop_length, 1)]
         spread = mel.std(dim=0) if len(mel) > 1 else torch.ones(mel.shape[1])
         return (mel - mel.mean(dim=0)) / (spread + 1e-5)
+
+    def _kaldi_rows(self, wave: torch.Tensor) -> torch.Tensor:
+        """Compute Kaldi's filterbank and stack it (Paraformer's front end; CMVN belongs to the model). Shape (T, m M)."""
+        frames = kaldi_fbank(wave, self.sampling_rate, self.feature_size)[None]  # (1, T10, M)
+        lengths = torch.tensor([frames.shape[1]])
+        return stack_frames(frames, lengths, self.num_stacked, self.frame_stride)[0][0]
 
     def _power(self, wave: torch.Tensor, window: torch.Tensor, pad_mode: str) -> torch.Tensor:
         spectrum = torch.stft(

@@ -71,7 +71,7 @@ class ParallelRecognizer(nn.Module):
         num_tokens = len(config.vocabulary_ids) or config.text_config.vocab_size
         self.predictor: CIFPredictor | CTCPredictor
         if config.predictor_type == "cif":
-            self.predictor = CIFPredictor(encoder_size)
+            self.predictor = CIFPredictor(encoder_size, tail_threshold=config.tail_threshold)
         else:
             self.predictor = CTCPredictor(
                 encoder_size, num_tokens + 1, blank_id=num_tokens

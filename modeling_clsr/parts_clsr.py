@@ -26,7 +26,9 @@ from .strings_clsr import token_bytes_of
 SEQ2SEQ_TYPES = ("whisper", "moonshine")
 CTC_TYPES = ("wav2vec2", "hubert", "parakeet_ctc")
 OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # positions start behind the padding id
+WAVEFORM_TYPES = ("wav2vec2", "hubert", "wavlm", "moonshine")
 LONGEST_CLIP_S = 30.0
+MEL_BINS = 80  # of the Kaldi front end
 
 
 def recognizer_type(speech_config) -> str:
@@ -173,11 +175,15 @@ def frames_per_second(speech_config) -> float:
     return 16000 / math.prod(speech_config.conv_stride)
 
 
-def feature_settings(speech: str | Path | PreTrainedModel) -> dict:
-    """Return the arguments of CLSRFeatureExtractor that the recogniser decides."""
-    config = speech.config if isinstance(speech, PreTrainedModel) else AutoConfig.from_pretrained(speech)
-    recognizer_type(config)
-    if config.model_type == "whisper":
+def feature_settings(speech: Any, parallel: bool = False) -> dict:
+    """Return the arguments of CLSRFeatureExtractor that the recogniser decides.
+
+    Args:
+        speech: folder, Hub id, model or config of the recogniser or speech encoder.
+        parallel: for a parallel recogniser, which needs no silence behind the clip.
+    """
+    config = speech_config_of(speech)
+    if config.model_type == "whisper" and not parallel:
         return {
             "feature_type": "whisper",
             "feature_size": config.num_mel_bins,
@@ -185,13 +191,29 @@ def feature_settings(speech: str | Path | PreTrainedModel) -> dict:
             "max_audio_s": LONGEST_CLIP_S - 1.0,
         }
     plain = {"tail_silence_s": 0.0, "max_audio_s": LONGEST_CLIP_S}
-    if config.model_type == "parakeet_ctc":
+    if config.model_type == "whisper":
+        return plain | {"feature_type": "whisper", "feature_size": config.num_mel_bins}
+    if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
+        size = getattr(config, "encoder_config", config).num_mel_bins
+        return plain | {"feature_type": "parakeet", "feature_size": size, "n_fft": 512}
+    if config.model_type == "clsr_sanm":
+        if config.input_size % MEL_BINS:
+            raise ValueError(
+                f"input_size is {config.input_size} but stacked frames are a multiple of {MEL_BINS} wide; "
+                "choose such a one"
+            )
         return plain | {
-            "feature_type": "parakeet",
-            "feature_size": config.encoder_config.num_mel_bins,
-            "n_fft": 512,
+            "feature_type": "kaldi",
+            "feature_size": MEL_BINS,
+            "num_stacked": config.input_size // MEL_BINS,
+            "frame_stride": config.frame_stride,
         }
-    own = {} if isinstance(speech, PreTrainedModel) else _read_json(speech, "preprocessor_config.json")
+    if config.model_type not in WAVEFORM_TYPES:
+        raise ValueError(
+            f"the speech encoder is of type {config.model_type!r}, whose features CLSRFeatureExtractor does not make; "
+            "make them with its own extractor and pass them to the model"
+        )
+    own = {} if isinstance(speech, PreTrainedModel | PreTrainedConfig) else _read_json(speech, "preprocessor_config.json")
     normalize = own.get("do_normalize", config.model_type != "moonshine")
     return plain | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
 

@@ -4,6 +4,7 @@ Enters: strings and waveforms. Leaves: `input_ids`, `attention_mask`, `input_fea
 """
 
 from pathlib import Path
+from typing import Any
 
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedModel, ProcessorMixin
 
@@ -90,14 +91,15 @@ class CLSRProcessor(ProcessorMixin):
 
     @classmethod
     def from_pretrained_parts(
-        cls, speech: str | Path | PreTrainedModel, text: str | Path | PreTrainedModel, text_tokenizer=None
+        cls, speech: Any, text: str | Path | PreTrainedModel, text_tokenizer=None, parallel: bool = False
     ) -> "CLSRProcessor":
         """Make the processor that belongs to `CLSRModel.from_pretrained_parts`.
 
         Args:
-            speech: folder, Hub id or model of the recogniser.
+            speech: folder, Hub id, model or config of the recogniser.
             text: folder, Hub id or model of the text encoder.
             text_tokenizer: its tokenizer; needed if `text` is a model.
+            parallel: for a model with `decoder_type` "sanm" or "whisper".
         """
         if isinstance(text, PreTrainedModel) and text_tokenizer is None:
             raise ValueError(
@@ -106,7 +108,7 @@ class CLSRProcessor(ProcessorMixin):
         tokenizer = text_tokenizer or AutoTokenizer.from_pretrained(text)
         config = text.config if isinstance(text, PreTrainedModel) else AutoConfig.from_pretrained(text)
         tokenizer.model_max_length = text_settings(text, config, tokenizer)["max_text_tokens"]
-        return cls(CLSRFeatureExtractor(**feature_settings(speech)), tokenizer)
+        return cls(CLSRFeatureExtractor(**feature_settings(speech, parallel)), tokenizer)
 
 
 CLSRProcessor.register_for_auto_class("AutoProcessor")

@@ -8,6 +8,7 @@ import torch
 from transformers import ParakeetFeatureExtractor, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from modeling_clsr import CLSRFeatureExtractor
+from modeling_clsr.kaldi_clsr import kaldi_fbank, stack_frames
 
 from .tiny_parts import noise_clips
 
@@ -55,7 +56,17 @@ def test_waveforms_equal_wav2vec2s_normalisation():
     torch.testing.assert_close(own, other, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("kind", ["whisper", "parakeet", "waveform"])
+def test_kaldi_rows_are_the_stacked_filterbank():
+    clip = noise_clips(1.0)[0]
+    extractor = CLSRFeatureExtractor("kaldi", tail_silence_s=0.0)
+    features = extractor(clip, sampling_rate=16000)
+    frames = kaldi_fbank(torch.from_numpy(clip))[None]
+    expected, lengths = stack_frames(frames, torch.tensor([98]))
+    assert torch.equal(features.input_features, expected) and features.input_features.shape == (1, 17, 560)
+    assert features.feature_attention_mask.sum() == lengths[0]
+
+
+@pytest.mark.parametrize("kind", ["whisper", "parakeet", "waveform", "kaldi"])
 def test_padding_does_not_change_a_clip(kind):
     clips = noise_clips(0.9, 2.1)
     extractor = CLSRFeatureExtractor(kind, n_fft=512 if kind == "parakeet" else 400)

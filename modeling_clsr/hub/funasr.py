@@ -15,6 +15,9 @@ import torch
 import yaml
 from torch import Tensor
 
+from ..configuration_clsr import SANMConfig
+from ..modeling_clsr import CLSRModel
+
 # Old name -> new name. FunASR keeps the first encoder layer apart; `_rename` numbers the others after it.
 _RENAMES = (
     (r"encoder\.encoders0\.(\d+)\.norm1\.", r"encoder.layers.\1.self_attn_layer_norm."),
@@ -120,6 +123,45 @@ def load_funasr_checkpoint(folder: str | Path) -> FunASRCheckpoint:
         cmvn_shift=shift,
         cmvn_scale=scale,
     )
+
+
+def model_from_funasr(folder: str | Path, text: Any, text_tokenizer=None, **config_kwargs) -> CLSRModel:
+    """Make a CLSR of a FunASR Paraformer and a text encoder.
+
+    Encoder, predictor, decoder and CMVN keep their weights; the output layer is made anew over the text encoder's
+    vocabulary and must be trained.
+
+    Args:
+        folder: FunASR checkpoint, see `load_funasr_checkpoint`.
+        text: folder, Hub id or model of the text encoder.
+        text_tokenizer: its tokenizer; needed if `text` is a model.
+        **config_kwargs: fields of `CLSRConfig`.
+    """
+    checkpoint = load_funasr_checkpoint(folder)
+    if len(checkpoint.cmvn_shift) != checkpoint.encoder_config["input_size"]:
+        raise ValueError(
+            f"am.mvn is {len(checkpoint.cmvn_shift)} wide but the encoder reads frames "
+            f"{checkpoint.encoder_config['input_size']} wide; take both from one checkpoint"
+        )
+    predictor = checkpoint.predictor_config
+    for name, usual in (("left_context", 1), ("right_context", 1), ("threshold", 1.0), ("smooth_factor", 1.0)):
+        if predictor[name] != usual:
+            raise ValueError(f"{name} of the predictor is {predictor[name]} but CLSR takes {usual}; see config.yaml")
+    fields = {"decoder_type": "sanm", "predictor_type": "cif", "adaptor_type": "vq", "adaptor_temperature": 0.1}
+    fields["tail_threshold"] = predictor["tail_threshold"]
+    model = CLSRModel.from_pretrained_parts(
+        SANMConfig(**checkpoint.encoder_config),
+        text,
+        text_tokenizer=text_tokenizer,
+        decoder_config=SANMConfig(**checkpoint.decoder_config),
+        **(fields | config_kwargs),
+    )
+    recognizer: Any = model.speech_model
+    for part in ("encoder", "predictor", "decoder"):
+        getattr(recognizer, part).load_state_dict(checkpoint.part(part))
+    recognizer.cmvn_shift.copy_(checkpoint.cmvn_shift)
+    recognizer.cmvn_scale.copy_(checkpoint.cmvn_scale)
+    return model
 
 
 def convert_funasr_state_dict(state: dict[str, Any]) -> dict[str, Tensor]:

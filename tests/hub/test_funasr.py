@@ -9,9 +9,17 @@ import torch
 from safetensors.torch import load_file
 from transformers import PreTrainedConfig
 
-from modeling_clsr.hub.funasr import convert_funasr_state_dict, load_funasr_checkpoint, read_cmvn
+from modeling_clsr import CLSRModel
+from modeling_clsr.hub.funasr import (
+    convert_funasr_state_dict,
+    load_funasr_checkpoint,
+    model_from_funasr,
+    read_cmvn,
+)
 from modeling_clsr.predictor_clsr import CIFPredictor
 from modeling_clsr.sanm_clsr import SANMDecoder, SANMEncoder
+
+from ..tiny_parts import tiny_bert
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 SETTINGS = """
@@ -108,3 +116,44 @@ def test_damaged_statistics_are_refused(tmp_path):
     )
     with pytest.raises(ValueError, match="no <Rescale>"):
         read_cmvn(tmp_path / "am.mvn")
+
+
+@pytest.fixture
+def small_folder(folder: Path) -> Path:
+    """The same with statistics as wide as the golden encoder's frames."""
+    row = "<LearnRateCoef> 0 [ {} ]"
+    shift, scale = (row.format(" ".join(f"{i * factor:.3f}" for i in range(28))) for factor in (0.5, 0.1))
+    text = f"<Nnet>\n<AddShift> 28 28\n{shift}\n<Rescale> 28 28\n{scale}\n</Nnet>\n"
+    (folder / "am.mvn").write_text(text, encoding="utf-8")
+    return folder
+
+
+def test_statistics_of_another_width_are_refused(folder):
+    text, tokenizer = tiny_bert()
+    with pytest.raises(ValueError, match=r"am\.mvn is 560 wide but the encoder reads frames 28 wide"):
+        model_from_funasr(folder, text, tokenizer)
+
+
+@torch.no_grad()
+def test_model_keeps_funasrs_weights_and_has_a_new_output_layer(small_folder, tmp_path):
+    (small_folder / "config.yaml").write_text(SETTINGS, encoding="utf-8")
+    text, tokenizer = tiny_bert()
+    model = model_from_funasr(small_folder, text, tokenizer)
+    recognizer, golden = model.speech_model, load_file(GOLDEN / "sanm.safetensors")
+    recognizer.cmvn_shift.zero_(), recognizer.cmvn_scale.fill_(1.0)  # the golden features are normalised already
+    mask = (torch.arange(37) < golden["lengths"].unsqueeze(-1)).long()
+    states = recognizer.encode(golden["features"], mask).states
+    torch.testing.assert_close(states, golden["encoder_states"], rtol=0, atol=1e-4)
+    assert recognizer.output_layer.weight.shape[0] == len(tokenizer)
+    assert model.config.tail_threshold == 0.5 == recognizer.predictor.tail_threshold
+    model.save_pretrained(tmp_path / "saved")
+    again = CLSRModel.from_pretrained(tmp_path / "saved")
+    first, second = (m.get_audio_features(golden["features"], mask).pooler_output for m in (model, again))
+    assert torch.equal(first, second)
+
+
+def test_model_carries_funasrs_statistics(small_folder):
+    text, tokenizer = tiny_bert()
+    shift, scale = read_cmvn(small_folder / "am.mvn")
+    recognizer = model_from_funasr(small_folder, text, tokenizer).speech_model
+    assert torch.equal(recognizer.cmvn_shift, shift) and torch.equal(recognizer.cmvn_scale, scale)
