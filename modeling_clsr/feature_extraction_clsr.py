@@ -217,7 +217,7 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         return (mel - mel.mean(dim=0)) / (spread + 1e-5)
 
     def _kaldi_rows(self, wave: torch.Tensor) -> torch.Tensor:
-        """Compute Kaldi's filterbank and stack it (Paraformer's front end; CMVN belongs to the model). Shape (T, m M)."""
+        """Compute Kaldi's filterbank and stack it, Paraformer's front end without CMVN. Shape (T, m M)."""
         frames = kaldi_fbank(wave, self.sampling_rate, self.feature_size)[None]  # (1, T10, M)
         lengths = torch.tensor([frames.shape[1]])
         return stack_frames(frames, lengths, self.num_stacked, self.frame_stride)[0][0]

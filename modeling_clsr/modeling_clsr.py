@@ -470,7 +470,7 @@ class CLSRModel(CLSRPreTrainedModel):
     @classmethod
     def from_pretrained_parts(
         cls,
-        speech: str | Path | PreTrainedModel,
+        speech: Any,
         text: str | Path | PreTrainedModel,
         speech_tokenizer=None,
         text_tokenizer=None,

@@ -210,8 +210,8 @@ def feature_settings(speech: Any, parallel: bool = False) -> dict:
         }
     if config.model_type not in WAVEFORM_TYPES:
         raise ValueError(
-            f"the speech encoder is of type {config.model_type!r}, whose features CLSRFeatureExtractor does not make; "
-            "make them with its own extractor and pass them to the model"
+            f"the speech encoder is of type {config.model_type!r}, whose features CLSRFeatureExtractor does not "
+            "make; make them with its own extractor and pass them to the model"
         )
     own = {} if isinstance(speech, PreTrainedModel | PreTrainedConfig) else _read_json(speech, "preprocessor_config.json")
     normalize = own.get("do_normalize", config.model_type != "moonshine")
