@@ -106,6 +106,8 @@ class CLSRConfig(PreTrainedConfig):
             of the decoder when empty.
         no_speech_threshold: above this no-speech probability a hesitant transcript is dropped.
         logprob_threshold: mean log probability below which a transcript is hesitant.
+        logprob_floor: mean log probability below which a transcript is dropped whatever the recogniser says of
+            silence (music, noise), where the recogniser has a no-speech token.
         compression_ratio_threshold: transcripts that zlib shrinks by more than this are loops.
         min_characters_per_second: slower transcripts stopped too early, in characters per second of audio.
         max_characters_per_second: faster transcripts are invented.
@@ -152,7 +154,8 @@ class CLSRConfig(PreTrainedConfig):
     no_speech_token_id: int | None = None
     alignment_heads: list[list[int]] | tuple[tuple[int, int], ...] = ()
     no_speech_threshold: float | int = 0.6
-    logprob_threshold: float | int = -1.0
+    logprob_threshold: float | int = -0.6
+    logprob_floor: float | int = -1.6
     compression_ratio_threshold: float | int = 2.4
     min_characters_per_second: float | int = 8.0
     max_characters_per_second: float | int = 26.0

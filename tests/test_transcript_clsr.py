@@ -30,10 +30,16 @@ def test_compression_ratio_of_nothing_is_zero():
 
 
 @pytest.mark.parametrize(
-    ("no_speech", "log_prob", "silent"), [(0.9, -1.5, True), (0.9, -0.2, False), (0.1, -1.5, False)]
+    ("no_speech", "log_prob", "silent"),
+    [(0.9, -1.5, True), (0.9, -0.2, False), (0.1, -1.5, False), (0.1, -1.9, True)],
 )
-def test_silence_needs_both_signs(no_speech, log_prob, silent):
-    assert nobody_speaks(Decoded([1], [log_prob], no_speech_probability=no_speech), CLSRConfig()) is silent
+def test_silence_needs_both_signs_or_hopeless_words(no_speech, log_prob, silent):
+    config = CLSRConfig(no_speech_token_id=7)
+    assert nobody_speaks(Decoded([1], [log_prob], no_speech_probability=no_speech), config) is silent
+
+
+def test_recogniser_without_a_no_speech_token_is_believed():
+    assert not nobody_speaks(Decoded([1], [-9.0]), CLSRConfig())
 
 
 def test_words_take_the_frames_of_their_tokens():

@@ -43,8 +43,10 @@ class Parts:
     text_tokenizer: PreTrainedTokenizerFast
 
     def model(self, **config) -> CLSRModel:
+        # Random weights are never sure of their words.
+        fields = {"logprob_floor": -100.0} | config
         return CLSRModel.from_pretrained_parts(
-            self.speech, self.text, self.speech_tokenizer, self.text_tokenizer, **config
+            self.speech, self.text, self.speech_tokenizer, self.text_tokenizer, **fields
         )
 
     def processor(self) -> CLSRProcessor:
