@@ -40,7 +40,9 @@ def make_audio(minutes: float) -> dict[str, np.ndarray]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", help="checkpoint folder (default: the default checkpoint)")
     parser.add_argument("--minutes", type=float, default=10)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
@@ -50,7 +52,9 @@ def main() -> None:
     print(f"{arguments.minutes:g} min of each      words, model alone   words, as indexed")
     for name, wave in make_audio(arguments.minutes).items():
         pieces = [wave[at : at + PIECE_S * RATE] for at in range(0, len(wave), PIECE_S * RATE)]
-        alone = [encoder.encode_passages([piece])[0][0].text for piece in tqdm(pieces, desc=name, leave=False)]
+        alone = [
+            encoder.encode_passages([piece])[0][0].text for piece in tqdm(pieces, desc=name, leave=False)
+        ]
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "audio.flac"
             soundfile.write(file, wave, RATE)

@@ -213,7 +213,11 @@ def feature_settings(speech: Any, parallel: bool = False) -> dict:
             f"the speech encoder is of type {config.model_type!r}, whose features CLSRFeatureExtractor does not "
             "make; make them with its own extractor and pass them to the model"
         )
-    own = {} if isinstance(speech, PreTrainedModel | PreTrainedConfig) else _read_json(speech, "preprocessor_config.json")
+    own = (
+        {}
+        if isinstance(speech, PreTrainedModel | PreTrainedConfig)
+        else _read_json(speech, "preprocessor_config.json")
+    )
     normalize = own.get("do_normalize", config.model_type != "moonshine")
     return plain | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
 

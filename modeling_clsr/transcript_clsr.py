@@ -127,7 +127,9 @@ def nobody_speaks(result: Decoded, config) -> bool:
     if config.no_speech_token_id is None:
         return False
     silent = result.no_speech_probability > config.no_speech_threshold
-    return (silent and result.mean_log_prob < config.logprob_threshold) or result.mean_log_prob < config.logprob_floor
+    return (
+        silent and result.mean_log_prob < config.logprob_threshold
+    ) or result.mean_log_prob < config.logprob_floor
 
 
 def read_words(result: Decoded, seconds: float, strings: TokenStrings, config) -> Transcript:

@@ -106,7 +106,12 @@ def test_contrastive_loss_of_real_clips_falls_through_the_recogniser(base, rerea
     for weight in (*model.text_model.parameters(), model.logit_scale):
         weight.requires_grad_(False)
     clips = sorted((read(row) for row in reread), key=len)[:4]
-    questions = ["Who was the printer?", "What did the prisoners do?", "When was it built?", "Where did they go?"]
+    questions = [
+        "Who was the printer?",
+        "What did the prisoners do?",
+        "When was it built?",
+        "Where did they go?",
+    ]
     batch = processor(text=questions, audio=clips, sampling_rate=16000)
     optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
     losses = []

@@ -183,7 +183,7 @@ def speech_segments(
                 segments.append((start, silent_since))
                 start, silent_since = None, None
     if start is not None:
-        segments.append((start, len(probabilities) if silent_since is None or goes_on else silent_since))
+        segments.append((start, len(probabilities)))
     return [
         (first, end)
         for first, end in segments

@@ -144,10 +144,22 @@ def model_from_funasr(folder: str | Path, text: Any, text_tokenizer=None, **conf
             f"{checkpoint.encoder_config['input_size']} wide; take both from one checkpoint"
         )
     predictor = checkpoint.predictor_config
-    for name, usual in (("left_context", 1), ("right_context", 1), ("threshold", 1.0), ("smooth_factor", 1.0)):
+    for name, usual in (
+        ("left_context", 1),
+        ("right_context", 1),
+        ("threshold", 1.0),
+        ("smooth_factor", 1.0),
+    ):
         if predictor[name] != usual:
-            raise ValueError(f"{name} of the predictor is {predictor[name]} but CLSR takes {usual}; see config.yaml")
-    fields: dict[str, Any] = {"decoder_type": "sanm", "predictor_type": "cif", "adaptor_type": "vq", "adaptor_temperature": 0.1}
+            raise ValueError(
+                f"{name} of the predictor is {predictor[name]} but CLSR takes {usual}; see config.yaml"
+            )
+    fields: dict[str, Any] = {
+        "decoder_type": "sanm",
+        "predictor_type": "cif",
+        "adaptor_type": "vq",
+        "adaptor_temperature": 0.1,
+    }
     fields["tail_threshold"] = predictor["tail_threshold"]
     model = CLSRModel.from_pretrained_parts(
         SANMConfig(**checkpoint.encoder_config),

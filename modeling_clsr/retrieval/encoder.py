@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from ..transcript_clsr import Transcript
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
+from ..transcript_clsr import Transcript
 
 TEXT_BATCH = 64
 NUM_PROBES = 64  # places of each weight file that enter the fingerprint

@@ -21,6 +21,8 @@ SENTENCE_PAUSE_S = 0.8  # a pause of this length ends a sentence, too
 MIN_SENTENCE_WORDS = 3  # a shorter one goes with what follows
 MAX_SENTENCE_WORDS = 25  # a longer one is cut at a comma, a pause, or in the middle
 BREVITY_MARGIN = 0.02  # cosine by which two sentences must beat one
+POOL = 20  # passages nearest to the question whose moments are compared
+MOMENT_SHARE = 0.5  # of the moment in the score of a hit
 
 
 @dataclass(frozen=True)
@@ -53,7 +55,7 @@ class Hit:
         path: the path as it was given to the index.
         start_s: of the passage, in seconds from the start of the recording.
         end_s: of the passage.
-        score: cosine of passage and question.
+        score: mean of the cosines of the passage and of its moment with the question.
         transcript: of the passage.
         words: of the transcript, timed from the start of the recording.
         moment: the words that answer best; None if the transcript has no timed words.
@@ -70,7 +72,11 @@ class Hit:
 
 
 def search_table(table, encoder, question: str, k: int = 5, file: str | None = None) -> list[Hit]:
-    """Find the passages nearest to a question.
+    """Find the passages that answer a question.
+
+    A long passage holds many subjects, and its vector none of them purely. So the nearest passages are ranked again
+    by the mean of the passage's cosine and its moment's (the 20 questions of the example library: first place for 17
+    instead of 13).
 
     Args:
         table: LanceDB table of `row_schema`.
@@ -93,25 +99,30 @@ def search_table(table, encoder, question: str, k: int = 5, file: str | None = N
     if condition and not table.count_rows(condition):
         raise ValueError(f"{file!r} matches no recording of the index; `*` stands for any characters")
     vector = encoder.encode_texts([question])[0]
-    query = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(k)
+    query = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(max(k, POOL))
     if condition:
         query = query.where(condition, prefilter=True)
     rows = query.to_list()
     word_lists = [[Word(**word) for word in row["words"]] for row in rows]
     moments = find_moments(encoder, vector, [row["transcript"] for row in rows], word_lists)
-    return [
+    hits = [
         Hit(
             source=row["source"],
             path=row["path"],
             start_s=row["start_s"],
             end_s=row["end_s"],
-            score=1.0 - row["_distance"],
+            score=_joint_score(1.0 - row["_distance"], moment),
             transcript=row["transcript"],
             words=words,
             moment=moment,
         )
         for row, words, moment in zip(rows, word_lists, moments, strict=True)
     ]
+    return sorted(hits, key=lambda hit: -hit.score)[:k]
+
+
+def _joint_score(passage: float, moment: Moment | None) -> float:
+    return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment.score
 
 
 def glob_condition(pattern: str) -> str:

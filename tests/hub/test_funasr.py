@@ -140,7 +140,10 @@ def test_model_keeps_funasrs_weights_and_has_a_new_output_layer(small_folder, tm
     text, tokenizer = tiny_bert()
     model = model_from_funasr(small_folder, text, tokenizer)
     recognizer, golden = model.speech_model, load_file(GOLDEN / "sanm.safetensors")
-    recognizer.cmvn_shift.zero_(), recognizer.cmvn_scale.fill_(1.0)  # the golden features are normalised already
+    (
+        recognizer.cmvn_shift.zero_(),
+        recognizer.cmvn_scale.fill_(1.0),
+    )  # the golden features are normalised already
     mask = (torch.arange(37) < golden["lengths"].unsqueeze(-1)).long()
     states = recognizer.encode(golden["features"], mask).states
     torch.testing.assert_close(states, golden["encoder_states"], rtol=0, atol=1e-4)

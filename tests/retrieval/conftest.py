@@ -10,7 +10,7 @@ from modeling_clsr.data.audio import load_audio
 
 from .known_clips import KnownClips
 
-GAP_S = 0.5
+GAP_S = 1.2
 RATE = 16000
 
 
