@@ -8,6 +8,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 try:
@@ -68,7 +69,9 @@ def open_table(folder: Path, embed_dim: int) -> lancedb.table.Table:
         folder: of the index.
         embed_dim: of the vectors.
     """
-    return lancedb.connect(str(folder)).create_table(TABLE, schema=row_schema(embed_dim), exist_ok=True)
+    # Always the latest version: from an old one, a second `add` would write again what another handle has written.
+    database = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
+    return database.create_table(TABLE, schema=row_schema(embed_dim), exist_ok=True)
 
 
 @dataclass(frozen=True)

@@ -95,12 +95,13 @@ def index(tmp_path, encoder, talks) -> SpeechIndex:
     return index
 
 
-def test_score_is_the_cosine_and_hits_come_best_first(index):
+def test_score_is_the_mean_of_both_cosines_and_hits_come_best_first(index):
     question = "Printing, in the only sense"
     hits = index.search(question, k=50)
     assert len(hits) == len(index)
     for hit in hits:
-        assert hit.score == pytest.approx(float(embed(hit.transcript) @ embed(question)), abs=1e-5)
+        passage = float(embed(hit.transcript) @ embed(question))
+        assert hit.score == pytest.approx((passage + hit.moment.score) / 2, abs=1e-5)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
     assert index.search(question, k=1) == hits[:1]
 
