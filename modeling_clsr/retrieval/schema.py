@@ -25,6 +25,7 @@ from ..data.passages import CutSettings
 METADATA_FILE = "clsr_index.json"
 FORMAT_VERSION = 1
 TABLE = "passages"
+PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 EDGE_BYTES = 1 << 16  # of each end of a recording, in its fingerprint
 
 
@@ -48,7 +49,9 @@ def row_schema(embed_dim: int) -> pa.Schema:
     )
     return pa.schema(
         [
-            ("id", pa.string()),  # the same however often a recording is indexed, see `row_id`
+            # The same however often a recording is indexed, see `row_id`. Being the primary key, it makes LanceDB
+            # notice that another process has just written the same recording, which it would else write twice.
+            pa.field("id", pa.string(), nullable=False, metadata=PRIMARY_KEY),
             ("source", pa.string()),  # absolute path
             ("path", pa.string()),  # the path as it was given, for people
             ("fingerprint", pa.string()),  # of the recording

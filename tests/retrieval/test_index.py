@@ -1,6 +1,7 @@
 """Real tables, real pauses; the encoder knows its clips by heart, so that words and times are exact."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -39,6 +40,8 @@ def test_every_clip_is_found_in_its_file_at_its_time(tmp_path, index, talks):
             assert " ".join(word.text for word in words) == text
             # A clip that ends without a full stop shares its last words' sentence with the next one.
             assert hit.moment.start_s < end and start < hit.moment.end_s
+            spoken = [w.text for w in hit.words if hit.moment.start_s <= w.start < hit.moment.end_s]
+            assert hit.moment.text.split() == spoken
 
 
 def test_passages_of_several_recordings_share_batches_of_like_length(tmp_path, index, talks, encoder):
@@ -122,10 +125,22 @@ def test_interrupted_run_keeps_finished_recordings_and_a_second_run_ends_it(tmp_
     assert {row["id"] for row in rows(index)} <= {row["id"] for row in rows(complete)}
     report = index.add(files)
     assert report.skipped == len(kept)
-    built, whole = (
-        sorted((row["id"], row["transcript"]) for row in rows(made)) for made in (index, complete)
-    )
-    assert built == whole
+    assert rows(index) == rows(complete)
+
+
+def test_two_indexers_at_once_write_each_passage_once(tmp_path, index, talks, encoder):
+    runs = [SpeechIndex.open(tmp_path / "index", KnownClips(encoder.clips)) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        reports = list(pool.map(lambda run: run.add([tmp_path / "talks"], batch_size=1), runs))
+    assert [report.failed for report in reports] == [[], []]
+    complete = SpeechIndex.create(tmp_path / "complete", encoder)
+    complete.add([tmp_path / "talks"])
+    assert rows(index) == rows(complete)
+
+
+def test_open_index_sees_what_another_adds(tmp_path, index, talks, encoder):
+    SpeechIndex.open(tmp_path / "index", encoder).add([tmp_path / "talks"])
+    assert index.add([tmp_path / "talks"]).skipped == 3
 
 
 def test_recording_that_grows_while_it_is_read_is_left_for_the_next_run(tmp_path, talks, encoder):
