@@ -3,8 +3,8 @@
     python benchmarks/indexing.py --json benchmarks/results/indexing.json
 
 All systems get the same passages of the example library, cut by silero-vad, in the same run, each in a process of its
-own, one after the other, with the same number of threads. Peak memory is the process's largest resident set. R@1: share of questions whose
-best passage is the right one, by the passage vector alone.
+own, one after the other, with the same number of threads. Peak memory is the process's largest resident set. R@1: share
+of questions whose best passage is the right one, by the passage vector alone.
 """
 
 import argparse
