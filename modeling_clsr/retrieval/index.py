@@ -126,7 +126,7 @@ class SpeechIndex:
                         finished, last_commit = [], time.monotonic()
             finally:  # also when interrupted: what is finished is kept
                 self._commit(finished, report)
-        self._table.optimize()
+        self._compact()
         return report
 
     def delete(self, paths: Iterable[str | Path]) -> int:
@@ -175,6 +175,14 @@ class SpeechIndex:
                 f"add recordings with `clsr index PATH --index {self.folder}`"
             )
         return search_table(self._table, self.encoder, question, k, file)
+
+    def _compact(self) -> None:
+        """Join the small files that commits leave. If another process writes meanwhile, that can wait."""
+        try:
+            self._table.optimize()
+        except RuntimeError as error:
+            if "commit conflict" not in str(error):
+                raise
 
     def _commit(self, recordings: list[Recording], report: AddReport) -> None:
         """Write recordings in one commit, in place of whatever the table has of them."""

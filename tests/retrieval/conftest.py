@@ -40,13 +40,16 @@ def write_recording(
     return where
 
 
-@pytest.fixture
-def talks(tmp_path: Path, clips) -> dict[str, dict[str, tuple[float, float]]]:
-    """A folder of three recordings, four clips each; where each clip lies, by file name and text."""
-    folder = tmp_path / "talks"
+def write_talks(folder: Path, clips: dict[str, np.ndarray]) -> dict[str, dict[str, tuple[float, float]]]:
+    """Make a folder of three recordings, four clips each; return where each clip lies, by file name and text."""
     folder.mkdir()
     texts = list(clips)
     return {
         name: write_recording(folder / name, texts[4 * number : 4 * number + 4], clips)
         for number, name in enumerate(["a.wav", "b.flac", "it's 100%_c.wav"])
     }
+
+
+@pytest.fixture
+def talks(tmp_path: Path, clips) -> dict[str, dict[str, tuple[float, float]]]:
+    return write_talks(tmp_path / "talks", clips)

@@ -5,6 +5,7 @@ from modeling_clsr import Word
 from modeling_clsr.retrieval import SpeechIndex
 from modeling_clsr.retrieval.search import find_moments, glob_condition, split_sentences
 
+from .conftest import write_talks
 from .known_clips import KnownClips, embed
 
 
@@ -88,10 +89,12 @@ def test_words_that_differ_from_the_transcript_still_give_a_moment():
     assert 0 <= found.start_char <= found.end_char <= len("The lighthouse was built")
 
 
-@pytest.fixture
-def index(tmp_path, encoder, talks) -> SpeechIndex:
-    index = SpeechIndex.create(tmp_path / "index", encoder)
-    index.add([tmp_path / "talks"])
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, clips) -> SpeechIndex:
+    folder = tmp_path_factory.mktemp("searched")
+    write_talks(folder / "talks", clips)
+    index = SpeechIndex.create(folder / "index", KnownClips(clips))
+    index.add([folder / "talks"])
     return index
 
 
