@@ -124,11 +124,16 @@ class CLSRModel(CLSRPreTrainedModel):
         else:
             self.speech_model = ParallelRecognizer(config)
             decoder: Any = config.decoder_config
+            rows = {token: row for row, token in enumerate(config.vocabulary_ids)}
+            suppressed = config.suppress_token_ids
             self.adaptor = VQAdaptor(
                 config.adaptor_type,
                 config.adaptor_temperature,
                 config.adaptor_num_best,
-                banned_ids=tuple(self._output_row(token) for token in config.suppress_token_ids),
+                # A token without a row cannot be written anyway.
+                banned_ids=tuple(rows[token] for token in suppressed if token in rows)
+                if rows
+                else tuple(suppressed),
                 hidden_size=decoder.hidden_size,
                 embed_size=config.embed_dim,
             )
@@ -354,15 +359,6 @@ class CLSRModel(CLSRPreTrainedModel):
         if not self.config.vocabulary_ids:
             return weight
         return weight[torch.tensor(list(self.config.vocabulary_ids), device=weight.device)]
-
-    def _output_row(self, token: int) -> int:
-        """Return the output row of one of the text encoder's tokens; -1 if the decoder cannot write it."""
-        if not self.config.vocabulary_ids:
-            return token
-        try:
-            return list(self.config.vocabulary_ids).index(token)
-        except ValueError:
-            return -1
 
     def _labels(self, transcript_ids: Tensor, transcript_mask: Tensor | None) -> Tensor:
         """Turn transcripts in the text encoder's tokens into output rows, -100 on padding."""

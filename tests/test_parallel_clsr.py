@@ -198,6 +198,20 @@ def test_restricted_vocabulary_writes_only_its_tokens():
     assert output.recognition.logits.shape[-1] == len(listed)
 
 
+@torch.no_grad()
+def test_special_tokens_outside_a_restricted_vocabulary_ban_none_of_its_rows():
+    """They once banned the last row, which -1 names."""
+    model = parallel_model(vocabulary_ids=[50, 41, 45])
+    model.speech_model.output_layer.weight.zero_()
+    model.speech_model.output_layer.bias.copy_(torch.tensor([0.0, 0.0, 1.0]))
+    written = {
+        token
+        for transcript in model.get_audio_features(frames(2)).transcripts
+        for token in transcript.token_ids
+    }
+    assert written == {45}
+
+
 def test_transcript_outside_the_vocabulary_is_refused_by_row_and_token():
     model = parallel_model(vocabulary_ids=[50, 41, 45])
     with pytest.raises(
