@@ -199,13 +199,22 @@ class CLSRModel(CLSRPreTrainedModel):
                 "transcript_ids are given but decoder_type is 'recognizer', whose own tokens are others; "
                 "leave them out"
             )
+        trained = torch.is_grad_enabled() and any(
+            weight.requires_grad for weight in self.speech_model.parameters()
+        )
         speech = encode_speech(self.speech_model, input_features, feature_attention_mask)
         decoded, transcripts = recognise(
-            self.speech_model, speech, input_features, feature_attention_mask, self.strings, self.config
+            self.speech_model,
+            speech,
+            input_features,
+            feature_attention_mask,
+            self.strings,
+            self.config,
+            second_look=not trained,  # no gradient could follow there
         )
         input_ids, mask, offsets = self.strings.tokenize([transcript.text for transcript in transcripts])
         input_ids, mask = input_ids.to(self.device), mask.to(self.device)
-        if torch.is_grad_enabled() and speech.states.requires_grad:
+        if trained:
             logits = self._token_logits(speech, decoded)  # (B, N, V)
             spans = [self.strings.text(result.token_ids)[1] for result in decoded]
             embeds = self.adaptor(input_ids, offsets, logits, spans, self.text_model.get_input_embeddings())

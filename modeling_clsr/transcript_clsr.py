@@ -54,11 +54,11 @@ def recognise(
     mask: Tensor | None,
     strings: TokenStrings,
     config,
+    second_look: bool = True,
 ) -> tuple[list[Decoded], list[Transcript]]:
     """Decode clips greedily and read their words.
 
-    Transcripts that look wrong are decoded a second time from the clip padded to Whisper's window, unless the states
-    carry a gradient, which could not follow there.
+    Transcripts that look wrong are decoded a second time from the clip padded to Whisper's window.
 
     Args:
         recognizer: from `build_recognizer`.
@@ -67,14 +67,11 @@ def recognise(
         mask: of the features.
         strings: of the recogniser's tokens.
         config: CLSRConfig.
+        second_look: False leaves out that second time: in training no gradient could follow there.
     """
     seconds = clip_seconds(speech, config)
     decoded = greedy_decode(recognizer, speech, config)
-    if (
-        config.redecode_padded
-        and recognizer.config.model_type == "whisper"
-        and not speech.states.requires_grad
-    ):
+    if second_look and config.redecode_padded and recognizer.config.model_type == "whisper":
         _decode_suspicious_again(recognizer, decoded, seconds, input_features, mask, strings, config)
     for row, result in enumerate(decoded):
         if nobody_speaks(result, config):

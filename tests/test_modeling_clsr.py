@@ -116,6 +116,21 @@ def test_vectors_have_unit_length(tiny):
     torch.testing.assert_close(audio.norm(dim=-1), torch.ones(1))
 
 
+@pytest.mark.parametrize("family", ["whisper", "moonshine"])
+def test_decoder_learns_beside_a_frozen_encoder(family, tmp_path):
+    """Its states carry no gradient then; the bridge must open all the same."""
+    parts = tiny_parts(family, tmp_path)
+    model, processor = parts.model().train(), parts.processor()
+    for weight in model.speech_model.model.encoder.parameters():
+        weight.requires_grad_(False)
+    for weight in model.text_model.parameters():
+        weight.requires_grad_(False)
+    batch = processor(text=TEXTS[:2], audio=noise_clips(0.8, 1.1), sampling_rate=16000)
+    model(**batch, return_loss=True).loss.backward()
+    weight = model.speech_model.model.decoder.layers[0].encoder_attn.q_proj.weight
+    assert weight.grad is not None and weight.grad.abs().max() > 0
+
+
 @pytest.fixture
 def whisper(tmp_path):
     parts = tiny_parts("whisper", tmp_path)
