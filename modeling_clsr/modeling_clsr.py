@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
 from .adaptor_clsr import RetokenizeAdaptor
 from .configuration_clsr import CLSRConfig
+from .ctc_predictor_clsr import IGNORED_ID
 from .decoding_clsr import Decoded
 from .parallel_clsr import ParallelOutput, ParallelRecognizer
 from .parts_clsr import (
@@ -370,7 +371,7 @@ class CLSRModel(CLSRPreTrainedModel):
         return weight[torch.tensor(list(self.config.vocabulary_ids), device=weight.device)]
 
     def _labels(self, transcript_ids: Tensor, transcript_mask: Tensor | None) -> Tensor:
-        """Turn transcripts in the text encoder's tokens into output rows, -100 on padding."""
+        """Turn transcripts in the text encoder's tokens into output rows, `IGNORED_ID` on padding."""
         real = torch.ones_like(transcript_ids).bool() if transcript_mask is None else transcript_mask.bool()
         if self.config.vocabulary_ids:
             rows = transcript_ids.new_full((self.text_model.config.vocab_size,), -1)
@@ -386,7 +387,7 @@ class CLSRModel(CLSRPreTrainedModel):
                 f"transcript {row} holds token {int(transcript_ids[lost][0])} but vocabulary_ids lists only "
                 f"{len(self.config.vocabulary_ids)} tokens without it; list it or leave the transcript out"
             )
-        return labels.masked_fill(~real, -100)
+        return labels.masked_fill(~real, IGNORED_ID)
 
     def _frame(self, embeds: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Put the text encoder's special tokens before and behind each transcript: (B, L, E) and mask (B, L)."""

@@ -4,7 +4,6 @@ Enters: features (B, T, M) and, in training, transcripts (B, U). Leaves: `Parall
 frames of every token. V counts the text encoder's tokens that `vocabulary_ids` lists (all if empty).
 """
 
-import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -12,18 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AutoModel, DynamicCache, EncoderDecoderCache
-from transformers.models.whisper.modeling_whisper import WhisperEncoder
 from transformers.utils import ModelOutput
 
-from .ctc_predictor_clsr import CTCPredictor, ctc_loss
+from .ctc_predictor_clsr import IGNORED_ID, CTCPredictor, ctc_loss
+from .decoding_clsr import TOKENS_PER_SECOND
 from .kaldi_clsr import normalize_frames
 from .predictor_clsr import CIFPredictor, PredictorOutput, quantity_loss
-from .recognizer_clsr import CrossMaskedWhisperDecoder, SpeechStates, TrueLengthWhisperEncoder
+from .recognizer_clsr import CrossMaskedWhisperDecoder, SpeechStates, TrueLengthWhisperEncoder, encode_frames
 from .sampler_clsr import GlancingSampler, minimum_error_loss, recognition_loss
 from .sanm_clsr import SANMDecoder, SANMEncoder
-
-IGNORED_ID = -100
-TOKENS_PER_SECOND = 12  # far above fast speech
 
 
 @dataclass
@@ -67,7 +63,7 @@ class ParallelRecognizer(nn.Module):
             self.cmvn_scale: Tensor
             self.register_buffer("cmvn_shift", torch.zeros(speech.input_size))
             self.register_buffer("cmvn_scale", torch.ones(speech.input_size))
-        encoder_size, decoder_size = hidden_size(speech), hidden_size(decoder)
+        encoder_size, decoder_size = speech.hidden_size, decoder.hidden_size
         num_tokens = len(config.vocabulary_ids) or config.text_config.vocab_size
         self.predictor: CIFPredictor | CTCPredictor
         if config.predictor_type == "cif":
@@ -247,41 +243,3 @@ def build_speech_encoder(speech_config) -> nn.Module:
     if speech_config.model_type == "moonshine":
         return model.encoder
     return model
-
-
-def encode_frames(encoder: Any, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
-    """Run any speech encoder.
-
-    Encoders that read the waveform are run clip by clip, see `recognizer_clsr.encode_speech`.
-
-    Args:
-        encoder: from `build_speech_encoder`.
-        input_features: (B, M, T) for Whisper, (B, S) for waveforms, (B, T, M) otherwise.
-        mask: 1 on the clip; None for no padding.
-    """
-    if mask is None:
-        time_axis = 2 if isinstance(encoder, WhisperEncoder) else 1
-        mask = input_features.new_ones(len(input_features), input_features.shape[time_axis], dtype=torch.long)
-    if isinstance(encoder, WhisperEncoder):
-        return SpeechStates(encoder(input_features, mask).last_hidden_state, mask[:, ::2].bool())
-    if input_features.ndim == 2:
-        rows = [
-            encoder(wave[None, :length]).last_hidden_state[0]
-            for wave, length in zip(input_features, mask.sum(dim=1).tolist(), strict=True)
-        ]
-        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
-        lengths = torch.tensor([len(row) for row in rows], device=states.device)
-        return SpeechStates(states, torch.arange(states.shape[1], device=states.device) < lengths[:, None])
-    output = encoder(input_features, attention_mask=mask)
-    frames = output.last_hidden_state.shape[1]
-    if getattr(output, "attention_mask", None) is not None:
-        return SpeechStates(output.last_hidden_state, output.attention_mask.bool())
-    stride = math.ceil(mask.shape[1] / frames)
-    return SpeechStates(output.last_hidden_state, mask[:, ::stride][:, :frames].bool())
-
-
-def hidden_size(config) -> int:
-    """Return the width of an encoder's or decoder's states, whatever its config calls it."""
-    if config.model_type == "parakeet_ctc":
-        return config.encoder_config.hidden_size
-    return config.hidden_size

@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.utils import cached_file
 
+from .recognizer_clsr import speech_encoder_of
 from .strings_clsr import token_bytes_of
 
 SEQ2SEQ_TYPES = ("whisper", "moonshine")
@@ -66,13 +67,7 @@ def recognizer_settings(model: PreTrainedModel, tokenizer, language: str) -> dic
     """
     config = model.config
     kind = recognizer_type(config)
-    tail = 1.0 if config.model_type == "whisper" else 0.0
-    settings = {
-        "recognizer_type": kind,
-        "frames_per_second": frames_per_second(config),
-        "tail_silence_s": tail,
-        "max_audio_s": LONGEST_CLIP_S - tail,
-    }
+    settings = {"recognizer_type": kind, "frames_per_second": frames_per_second(config)} | clip_limits(config)
     if kind == "ctc":
         return settings | {"blank_token_id": config.pad_token_id}
     generation = getattr(model, "generation_config", None) or GenerationConfig()
@@ -101,14 +96,23 @@ def parallel_settings(speech: Any, text_tokenizer) -> dict:
         text_tokenizer: of the text encoder, whose special tokens are never written.
     """
     config = speech_config_of(speech)
-    # Encoders that normalise over the clip need no silence behind it, and no decoder waits for any here.
+    config = getattr(config, "encoder_config", config)  # Parakeet keeps that of its encoder apart
     return {
         "speech_config": config,
         "frames_per_second": frames_per_second(config),
-        "tail_silence_s": 0.0,
-        "max_audio_s": LONGEST_CLIP_S,
         "suppress_token_ids": sorted(text_tokenizer.all_special_ids),
-    }
+    } | clip_limits(config, parallel=True)
+
+
+def clip_limits(config, parallel: bool = False) -> dict[str, float]:
+    """Return the silence put behind a clip and the longest clip, in seconds; both leave Whisper's window full.
+
+    Args:
+        config: of the recogniser.
+        parallel: for a parallel recogniser, whose decoder does not wait for silence.
+    """
+    tail = 1.0 if config.model_type == "whisper" and not parallel else 0.0
+    return {"tail_silence_s": tail, "max_audio_s": LONGEST_CLIP_S - tail}
 
 
 def speech_config_of(speech: Any):
@@ -133,8 +137,7 @@ def start_parallel_weights(recognizer: Any, speech: Any, speech_tokenizer, text_
     if isinstance(speech, PreTrainedConfig):
         return
     source: Any = load_recognizer(speech)
-    source_encoder = source.model.encoder if hasattr(source, "model") else source.base_model
-    copy_weights(source_encoder, recognizer.encoder)
+    copy_weights(speech_encoder_of(source), recognizer.encoder)
     if config.decoder_type != "whisper":
         return
     if source.config.model_type != "whisper":
@@ -183,26 +186,19 @@ def feature_settings(speech: Any, parallel: bool = False) -> dict:
         parallel: for a parallel recogniser, which needs no silence behind the clip.
     """
     config = speech_config_of(speech)
-    if config.model_type == "whisper" and not parallel:
-        return {
-            "feature_type": "whisper",
-            "feature_size": config.num_mel_bins,
-            "tail_silence_s": 1.0,
-            "max_audio_s": LONGEST_CLIP_S - 1.0,
-        }
-    plain = {"tail_silence_s": 0.0, "max_audio_s": LONGEST_CLIP_S}
+    limits = clip_limits(config, parallel)
     if config.model_type == "whisper":
-        return plain | {"feature_type": "whisper", "feature_size": config.num_mel_bins}
+        return limits | {"feature_type": "whisper", "feature_size": config.num_mel_bins}
     if config.model_type in ("parakeet_ctc", "parakeet_encoder"):
         size = getattr(config, "encoder_config", config).num_mel_bins
-        return plain | {"feature_type": "parakeet", "feature_size": size, "n_fft": 512}
+        return limits | {"feature_type": "parakeet", "feature_size": size, "n_fft": 512}
     if config.model_type == "clsr_sanm":
         if config.input_size % MEL_BINS:
             raise ValueError(
                 f"input_size is {config.input_size} but stacked frames are a multiple of {MEL_BINS} wide; "
                 "choose such a one"
             )
-        return plain | {
+        return limits | {
             "feature_type": "kaldi",
             "feature_size": MEL_BINS,
             "num_stacked": config.input_size // MEL_BINS,
@@ -219,7 +215,7 @@ def feature_settings(speech: Any, parallel: bool = False) -> dict:
         else _read_json(speech, "preprocessor_config.json")
     )
     normalize = own.get("do_normalize", config.model_type != "moonshine")
-    return plain | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
+    return limits | {"feature_type": "waveform", "feature_size": 1, "do_normalize": normalize}
 
 
 def text_settings(text: str | Path | PreTrainedModel, text_config, tokenizer) -> dict:

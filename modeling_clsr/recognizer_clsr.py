@@ -3,6 +3,7 @@
 Enters: `input_features` and their mask. Leaves: encoder states (B, F, H) with their mask, and token scores (…, V).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -148,30 +149,61 @@ def build_recognizer(speech_config, recognizer_type: str) -> PreTrainedModel:
     return AutoModelForSpeechSeq2Seq.from_config(speech_config)
 
 
+def speech_encoder_of(recognizer: Any) -> Any:
+    """Return the half of a pretrained recogniser that turns features into states."""
+    if hasattr(recognizer, "model"):  # Whisper, Moonshine
+        return recognizer.model.encoder
+    if hasattr(recognizer, "encoder"):  # Parakeet
+        return recognizer.encoder
+    return recognizer.base_model  # wav2vec2, HuBERT
+
+
 def encode_speech(recognizer: Any, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
     """Run the speech encoder (and the CTC head, if that is the recogniser's kind).
-
-    Recognisers that read the waveform are run clip by clip: their first normalisation (group norm over time) sees
-    the padding, so that a clip's vector would depend on its neighbours in the batch.
 
     Args:
         recognizer: from `build_recognizer`.
         input_features: (B, M, T), (B, T, M) or (B, S), see `CLSRFeatureExtractor`.
         mask: (B, T) or (B, S), 1 on the clip; None for no padding.
     """
+    speech = encode_frames(speech_encoder_of(recognizer), input_features, mask)
+    if hasattr(recognizer, "ctc_head"):  # Parakeet
+        speech.logits = recognizer.ctc_head(speech.states)
+    elif hasattr(recognizer, "lm_head"):  # wav2vec2, HuBERT
+        speech.logits = recognizer.lm_head(recognizer.dropout(speech.states))
+    return speech
+
+
+def encode_frames(encoder: Any, input_features: Tensor, mask: Tensor | None) -> SpeechStates:
+    """Run any speech encoder.
+
+    Encoders that read the waveform are run clip by clip: their first normalisation (group norm over time) sees the
+    padding, so that a clip's vector would depend on its neighbours in the batch.
+
+    Args:
+        encoder: of a recogniser, see `speech_encoder_of`, or from `parallel_clsr.build_speech_encoder`.
+        input_features: (B, M, T) for Whisper, (B, S) for waveforms, (B, T, M) otherwise.
+        mask: 1 on the clip; None for no padding.
+    """
     if mask is None:
-        time_axis = 2 if recognizer.config.model_type == "whisper" else 1
+        time_axis = 2 if isinstance(encoder, WhisperEncoder) else 1
         mask = input_features.new_ones(len(input_features), input_features.shape[time_axis], dtype=torch.long)
-    if recognizer.config.model_type == "whisper":
-        states = recognizer.model.encoder(input_features, mask).last_hidden_state
-        return SpeechStates(states, mask[:, ::2].bool())
+    if isinstance(encoder, WhisperEncoder):
+        return SpeechStates(encoder(input_features, mask).last_hidden_state, mask[:, ::2].bool())
     if input_features.ndim == 2:
         rows = [
-            _encode_unpadded(recognizer, wave[None, :length])
+            encoder(wave[None, :length]).last_hidden_state[0]
             for wave, length in zip(input_features, mask.sum(dim=1).tolist(), strict=True)
         ]
-        return _stack(rows)
-    return _encode_parakeet(recognizer, input_features, mask)
+        states = nn.utils.rnn.pad_sequence(rows, batch_first=True)
+        lengths = torch.tensor([len(row) for row in rows], device=states.device)
+        return SpeechStates(states, torch.arange(states.shape[1], device=states.device) < lengths[:, None])
+    output = encoder(input_features, attention_mask=mask)
+    frames = output.last_hidden_state.shape[1]
+    if getattr(output, "attention_mask", None) is not None:
+        return SpeechStates(output.last_hidden_state, output.attention_mask.bool())
+    stride = math.ceil(mask.shape[1] / frames)
+    return SpeechStates(output.last_hidden_state, mask[:, ::stride][:, :frames].bool())
 
 
 def decode_tokens(
@@ -202,32 +234,3 @@ def decode_tokens(
 def cross_attentions(recognizer: Any) -> list[nn.Module]:
     """Return the cross-attention module of each decoder layer, in order."""
     return [layer.encoder_attn for layer in recognizer.model.decoder.layers]
-
-
-def _encode_unpadded(recognizer: Any, wave: Tensor) -> SpeechStates:
-    """Encode one waveform, (1, S)."""
-    if hasattr(recognizer, "model") and hasattr(recognizer.model, "encoder"):  # Moonshine
-        states = recognizer.model.encoder(wave).last_hidden_state
-        logits = None
-    else:
-        states = recognizer.base_model(wave).last_hidden_state
-        logits = recognizer.lm_head(recognizer.dropout(states))
-    return SpeechStates(states, torch.ones(states.shape[:2], dtype=torch.bool, device=states.device), logits)
-
-
-def _encode_parakeet(recognizer: Any, input_features: Tensor, mask: Tensor) -> SpeechStates:
-    output = recognizer.encoder(input_features=input_features, attention_mask=mask.bool())
-    return SpeechStates(
-        output.last_hidden_state, output.attention_mask.bool(), recognizer.ctc_head(output.last_hidden_state)
-    )
-
-
-def _stack(rows: list[SpeechStates]) -> SpeechStates:
-    """Pad clips encoded one by one to one batch."""
-    pad = nn.utils.rnn.pad_sequence
-    states = pad([row.states[0] for row in rows], batch_first=True)
-    mask = pad([row.mask[0] for row in rows], batch_first=True)
-    logits = None
-    if rows[0].logits is not None:
-        logits = pad([row.logits[0] for row in rows if row.logits is not None], batch_first=True)
-    return SpeechStates(states, mask, logits)

@@ -19,9 +19,10 @@ from transformers import (
     XLMRobertaConfig,
 )
 
-from modeling_clsr import CLSRConfig, CLSRModel, SANMConfig
+from modeling_clsr import CLSRConfig, CLSRModel, CLSRProcessor, SANMConfig
+from modeling_clsr.recognizer_clsr import encode_speech
 
-from .tiny_parts import noise_clips, tiny_bert, tiny_parts
+from .tiny_parts import FAMILIES, noise_clips, tiny_bert, tiny_parts
 
 SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
 WAVE = SMALL | {"conv_dim": (32,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
@@ -341,6 +342,29 @@ def test_checkpoint_gives_the_same_after_loading(decoder, predictor, tmp_path):
         AutoConfig.from_pretrained(tmp_path).decoder_config.model_type
         == again.config.decoder_config.model_type
     )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("family", FAMILIES)
+def test_encoder_of_every_recogniser_keeps_its_weights(family, tmp_path):
+    parts = tiny_parts(family, tmp_path)
+    model = CLSRModel.from_pretrained_parts(
+        parts.speech,
+        parts.text,
+        text_tokenizer=parts.text_tokenizer,
+        decoder_type="sanm",
+        decoder_config=sanm_decoder(),
+        predictor_type="cif",
+        adaptor_type="vq",
+    )
+    batch = CLSRProcessor.from_pretrained_parts(
+        parts.speech, parts.text, parts.text_tokenizer, parallel=True
+    )(audio=noise_clips(0.9), sampling_rate=16000)
+    own = model.speech_model.encode(batch["input_features"], batch["feature_attention_mask"]).states
+    expected = encode_speech(
+        parts.model().speech_model, batch["input_features"], batch["feature_attention_mask"]
+    )
+    torch.testing.assert_close(own, expected.states, atol=1e-6, rtol=0)
 
 
 def test_whisper_rows_start_from_whispers_own_strings(tmp_path):
