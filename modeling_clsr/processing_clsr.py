@@ -72,17 +72,17 @@ class CLSRProcessor(ProcessorMixin):
             if not isinstance(entry, str) or not entry.strip():
                 raise ValueError(f"text {row} is {entry!r} but a question is needed; pass at least one word")
         limit = max_length or self.tokenizer.model_max_length
-        # Lengths are looked at first: the tokenizer alone would cut, or hand on, a long text without a word.
-        lengths = [len(ids) for ids in self.tokenizer(texts, truncation=False, verbose=False)["input_ids"]]
+        cut = {"truncation": True, "max_length": limit} if truncation else {}
+        # Not silent about a long text, which the tokenizer alone would only warn of.
+        batch = self.tokenizer(texts, padding=True, return_tensors=return_tensors, verbose=False, **cut)
+        lengths = batch["attention_mask"].sum(axis=-1).tolist()
         longest = max(lengths)
-        if longest > limit and not truncation:
+        if longest > limit:
             raise ValueError(
                 f"text {lengths.index(longest)} has {longest} tokens but the text encoder takes {limit}; "
                 "shorten it or pass truncation=True"
             )
-        return self.tokenizer(
-            texts, padding=True, truncation=True, max_length=limit, return_tensors=return_tensors
-        )
+        return batch
 
     @property
     def model_input_names(self) -> list[str]:
