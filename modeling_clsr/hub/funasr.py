@@ -240,32 +240,34 @@ def _rename(name: str) -> str:
 
 def _encoder_config(state: dict[str, Tensor], settings: dict) -> dict[str, Any]:
     first = "encoder.layers.0."
-    return {
+    return _layer_config(state, settings, "encoder", first + "fc1", first + "self_attn.memory") | {
         "input_size": state[first + "self_attn_layer_norm.weight"].shape[0],
         "hidden_size": state[first + "fc2.weight"].shape[0],
-        "num_hidden_layers": _count_layers(state, "encoder"),
-        "num_attention_heads": settings.get("attention_heads", 4),
-        "intermediate_size": state[first + "fc1.weight"].shape[0],
-        "memory_kernel_size": state[first + "self_attn.memory.conv.weight"].shape[-1],
-        "memory_shift": max(settings.get("sanm_shfit", 0), 0),
-        "dropout": settings.get("dropout_rate", 0.1),
         "attention_dropout": settings.get("attention_dropout_rate", 0.1),
-        "layer_norm_eps": 1e-12,
     }
 
 
 def _decoder_config(state: dict[str, Tensor], settings: dict) -> dict[str, Any]:
     first = "decoder.layers.0."
-    return {
+    return _layer_config(state, settings, "decoder", first + "feed_forward.fc1", first + "memory") | {
         "encoder_hidden_size": state[first + "encoder_attn.kv_proj.weight"].shape[1],
         "hidden_size": state[first + "encoder_attn.q_proj.weight"].shape[0],
-        "num_hidden_layers": _count_layers(state, "decoder"),
+        "attention_dropout": settings.get("src_attention_dropout_rate", 0.1),
+    }
+
+
+def _layer_config(
+    state: dict[str, Tensor], settings: dict, part: str, feed_forward: str, memory: str
+) -> dict[str, Any]:
+    """Return the fields that encoder and decoder are read for alike; the last two name modules of a layer."""
+    return {
+        "num_hidden_layers": 1
+        + max(int(name.split(".")[2]) for name in state if name.startswith(f"{part}.layers.")),
         "num_attention_heads": settings.get("attention_heads", 4),
-        "intermediate_size": state[first + "feed_forward.fc1.weight"].shape[0],
-        "memory_kernel_size": state[first + "memory.conv.weight"].shape[-1],
+        "intermediate_size": state[f"{feed_forward}.weight"].shape[0],
+        "memory_kernel_size": state[f"{memory}.conv.weight"].shape[-1],
         "memory_shift": max(settings.get("sanm_shfit", 0), 0),
         "dropout": settings.get("dropout_rate", 0.1),
-        "attention_dropout": settings.get("src_attention_dropout_rate", 0.1),
         "layer_norm_eps": 1e-12,
     }
 
@@ -280,7 +282,3 @@ def _predictor_config(state: dict[str, Tensor], settings: dict) -> dict[str, Any
         "smooth_factor": settings.get("smooth_factor", 1.0),
         "noise_threshold": settings.get("noise_threshold", 0.0),
     }
-
-
-def _count_layers(state: dict[str, Tensor], part: str) -> int:
-    return 1 + max(int(name.split(".")[2]) for name in state if name.startswith(f"{part}.layers."))
