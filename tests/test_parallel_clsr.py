@@ -22,35 +22,27 @@ from transformers import (
 from modeling_clsr import CLSRConfig, CLSRModel, CLSRProcessor, SANMConfig
 from modeling_clsr.recognizer_clsr import encode_speech
 
-from .tiny_parts import FAMILIES, noise_clips, tiny_bert, tiny_parts
+from .tiny_parts import (
+    FAMILIES,
+    MOONSHINE_SIZES,
+    PARAKEET_SIZES,
+    SIZES,
+    WAVE_SIZES,
+    WHISPER_SIZES,
+    noise_clips,
+    tiny_bert,
+    tiny_parts,
+)
 
-SMALL = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-WAVE = SMALL | {"conv_dim": (32,) * 7, "num_conv_pos_embeddings": 16, "num_conv_pos_embedding_groups": 4}
-WHISPER = {
-    "d_model": 32,
-    "encoder_layers": 2,
-    "decoder_layers": 2,
-    "encoder_attention_heads": 4,
-    "decoder_attention_heads": 4,
-    "encoder_ffn_dim": 64,
-    "decoder_ffn_dim": 64,
-}
-MOONSHINE = {
-    "hidden_size": 32,
-    "intermediate_size": 64,
-    "encoder_num_hidden_layers": 2,
-    "encoder_num_attention_heads": 4,
-    "encoder_num_key_value_heads": 4,
-}
 ENCODERS = {
-    "clsr_sanm": (SANMConfig(input_size=56, **SMALL), (30, 56)),
-    "whisper": (WhisperConfig(**WHISPER), (80, 60)),
-    "wav2vec2": (Wav2Vec2Config(**WAVE), (16000,)),
-    "hubert": (HubertConfig(**WAVE), (16000,)),
-    "wavlm": (WavLMConfig(**WAVE), (16000,)),
-    "wav2vec2-bert": (Wav2Vec2BertConfig(feature_projection_input_dim=160, **SMALL), (30, 160)),
-    "parakeet": (ParakeetEncoderConfig(num_mel_bins=80, subsampling_conv_channels=16, **SMALL), (160, 80)),
-    "moonshine": (MoonshineConfig(**MOONSHINE), (16000,)),
+    "clsr_sanm": (SANMConfig(input_size=56, **SIZES), (30, 56)),
+    "whisper": (WhisperConfig(**WHISPER_SIZES), (80, 60)),
+    "wav2vec2": (Wav2Vec2Config(**WAVE_SIZES), (16000,)),
+    "hubert": (HubertConfig(**WAVE_SIZES), (16000,)),
+    "wavlm": (WavLMConfig(**WAVE_SIZES), (16000,)),
+    "wav2vec2-bert": (Wav2Vec2BertConfig(feature_projection_input_dim=160, **SIZES), (30, 160)),
+    "parakeet": (ParakeetEncoderConfig(**PARAKEET_SIZES), (160, 80)),
+    "moonshine": (MoonshineConfig(**MOONSHINE_SIZES), (16000,)),
 }
 TEXTS = {
     "bert": BertConfig,
@@ -61,7 +53,7 @@ TEXTS = {
 
 
 def sanm_decoder(**fields) -> SANMConfig:
-    return SANMConfig(encoder_hidden_size=32, **(SMALL | fields))
+    return SANMConfig(encoder_hidden_size=32, **(SIZES | fields))
 
 
 def parallel_model(speech=None, decoder="sanm", predictor="cif", adaptor="vq", seed=0, **fields) -> CLSRModel:
@@ -72,7 +64,7 @@ def parallel_model(speech=None, decoder="sanm", predictor="cif", adaptor="vq", s
         text,
         text_tokenizer=tokenizer,
         decoder_type=decoder,
-        decoder_config=sanm_decoder() if decoder == "sanm" else WhisperConfig(**WHISPER, init_std=0.3),
+        decoder_config=sanm_decoder() if decoder == "sanm" else WhisperConfig(**WHISPER_SIZES, init_std=0.3),
         predictor_type=predictor,
         adaptor_type=adaptor,
         **({"adaptor_temperature": 0.1} | fields),
@@ -162,7 +154,7 @@ def test_every_text_encoder_serves_with_embeddings_for_ids(name):
     torch.manual_seed(0)
     _, tokenizer = tiny_bert()
     extra = {"pad_token_id": 0} if name == "modernbert" else {}
-    config = TEXTS[name](vocab_size=len(tokenizer), **SMALL, **extra)
+    config = TEXTS[name](vocab_size=len(tokenizer), **SIZES, **extra)
     model = CLSRModel.from_pretrained_parts(
         ENCODERS["clsr_sanm"][0],
         AutoModel.from_config(config).eval(),

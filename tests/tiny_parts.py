@@ -32,6 +32,24 @@ FAMILIES = ("whisper", "moonshine", "wav2vec2", "hubert", "parakeet")
 CTC_FAMILIES = ("wav2vec2", "hubert", "parakeet")
 LETTERS = string.ascii_lowercase
 
+SIZES = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+WAVE_SIZES = SIZES | {
+    "conv_dim": (32,) * 7,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 4,
+}
+PARAKEET_SIZES = SIZES | {"num_mel_bins": 80, "subsampling_conv_channels": 16}
+WHISPER_SIZES = {"d_model": 32} | {
+    f"{half}_{name}": size
+    for half in ("encoder", "decoder")
+    for name, size in (("layers", 2), ("attention_heads", 4), ("ffn_dim", 64))
+}
+MOONSHINE_SIZES = {"hidden_size": 32, "intermediate_size": 64} | {
+    f"{half}_{name}": size
+    for half in ("encoder", "decoder")
+    for name, size in (("num_hidden_layers", 2), ("num_attention_heads", 4), ("num_key_value_heads", 4))
+}
+
 
 @dataclass
 class Parts:
@@ -73,13 +91,7 @@ def tiny_whisper():
     )
     config = WhisperConfig(
         vocab_size=len(tokenizer),
-        d_model=32,
-        encoder_layers=2,
-        decoder_layers=2,
-        encoder_attention_heads=4,
-        decoder_attention_heads=4,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
+        **WHISPER_SIZES,
         decoder_start_token_id=tokenizer.convert_tokens_to_ids("<|startoftranscript|>"),
         bos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
         eos_token_id=tokenizer.convert_tokens_to_ids("<|endoftext|>"),
@@ -95,14 +107,7 @@ def tiny_moonshine():
     tokenizer = metaspace_tokenizer(["<unk>", "<s>", "</s>"])
     config = MoonshineConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        encoder_num_hidden_layers=2,
-        decoder_num_hidden_layers=2,
-        encoder_num_attention_heads=4,
-        decoder_num_attention_heads=4,
-        encoder_num_key_value_heads=4,
-        decoder_num_key_value_heads=4,
+        **MOONSHINE_SIZES,
         decoder_start_token_id=1,
         bos_token_id=1,
         eos_token_id=2,
@@ -121,13 +126,7 @@ def tiny_wave_ctc(config_class, model_class, folder: Path):
     )
     config = config_class(
         vocab_size=len(tokens),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
-        conv_dim=(32,) * 7,
-        num_conv_pos_embeddings=16,
-        num_conv_pos_embedding_groups=4,
+        **WAVE_SIZES,
         pad_token_id=0,
         initializer_range=0.5,
     )
@@ -141,12 +140,7 @@ def tiny_parakeet():
         vocab_size=vocab_size,
         pad_token_id=vocab_size - 1,
         encoder_config={
-            "hidden_size": 32,
-            "num_hidden_layers": 2,
-            "num_attention_heads": 4,
-            "intermediate_size": 64,
-            "num_mel_bins": 80,
-            "subsampling_conv_channels": 16,
+            **PARAKEET_SIZES,
             "initializer_range": 0.5,
         },
     )
@@ -181,10 +175,7 @@ def tiny_bert():
     )
     config = BertConfig(
         vocab_size=len(vocabulary),
-        hidden_size=32,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=64,
+        **SIZES,
         initializer_range=0.3,
     )
     return BertModel(config), tokenizer
