@@ -1,6 +1,6 @@
 """Word error rate and speed of the recogniser at true length and padded, beside stock Whisper.
 
-    python benchmarks/recognition.py ../shared/data/speech/reread.jsonl
+    python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --json benchmarks/results/recognition.json
     python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --limit 30 --tail 0 1 2
 
 Four ways over the same clips in one run: stock `WhisperForConditionalGeneration` padded to 30 s; CLSR padded;
@@ -9,12 +9,10 @@ CLSR at true length; CLSR at true length with suspicious transcripts decoded aga
 
 import argparse
 import json
-import re
 import tempfile
 import time
 from pathlib import Path
 
-import jiwer
 import soundfile
 import torch
 from tqdm import tqdm
@@ -22,8 +20,11 @@ from transformers import WhisperForConditionalGeneration
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.sampler import length_batches
+from modeling_clsr.evaluation.metrics import word_error_rate
 from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.parts import write_whisper_base
+from modeling_clsr.hub.stamp import write_stamped
+from modeling_clsr.retrieval.encoder import checkpoint_fingerprint
 
 
 class Ours:
@@ -56,9 +57,8 @@ class StockWhisper:
         return [(self.text(row)[0], row) for row in rows]
 
 
-def plain(text: str) -> str:
-    """Lower-case words without punctuation."""
-    return " ".join(re.sub(r"[^a-z0-9' ]", " ", text.lower().replace("-", " ")).split())
+def count(part: torch.nn.Module) -> int:
+    return sum(weight.numel() for weight in part.parameters())
 
 
 def main() -> None:
@@ -79,14 +79,14 @@ def main() -> None:
         : arguments.limit
     ]
     waves = [soundfile.read(arguments.clips.parents[1] / row["audio"], dtype="float32")[0] for row in rows]
-    truths = [plain(row["transcript"]) for row in rows]
+    truths = [row["transcript"] for row in rows]
     seconds = sum(map(len, waves)) / 16000
     folder = arguments.model or default_checkpoint()
     model, processor = CLSRModel.from_pretrained(folder).eval(), CLSRProcessor.from_pretrained(folder)
     batches = length_batches([len(wave) for wave in waves], arguments.batch_size)
     threads = torch.get_num_threads()
     print(f"{len(waves)} clips, {seconds / 60:.1f} min, batches of {arguments.batch_size}, {threads} threads")
-    print(f"{'way':44} {'WER %':>7} {'x real time':>12}")
+    print(f"{'way':44} {'WER % (95 % interval)':>22} {'x real time':>12}")
 
     figures: dict[str, dict] = {}
 
@@ -95,11 +95,12 @@ def main() -> None:
         start = time.perf_counter()
         for batch in tqdm(batches, desc=name, leave=False):
             for row, (text, ids) in zip(batch, transcribe([waves[row] for row in batch]), strict=True):
-                texts[row], tokens[row] = plain(text), ids
+                texts[row], tokens[row] = text, ids
         speed = seconds / (time.perf_counter() - start)
-        rate = 100 * jiwer.wer(truths, texts)
-        print(f"{name:44} {rate:7.1f} {speed:12.1f}")
-        figures[name] = {"wer": rate, "times_real_time": speed}
+        rate, interval = word_error_rate(truths, texts)
+        low, high = interval
+        print(f"{name:44} {100 * rate:6.1f} ({100 * low:.1f} to {100 * high:.1f}) {speed:8.1f}")
+        figures[name] = {"wer": rate, "wer_interval": interval, "times_real_time": speed}
         return tokens
 
     stock_tokens = run("stock Whisper, padded to 30 s", StockWhisper(processor, model.strings.text))
@@ -115,7 +116,14 @@ def main() -> None:
     print(f"padded: {same} of {len(waves)} clips equal stock Whisper token for token")
     figures["equal_token_for_token"] = {"clips": same, "of": len(waves)}
     if arguments.json:
-        arguments.json.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+        write_stamped(
+            arguments.json,
+            figures,
+            checkpoint=checkpoint_fingerprint(Path(folder)),
+            parameters={name: count(part) for name, part in model.named_children() if count(part)},
+            clips=f"{arguments.clips.name}, first {len(waves)}, {seconds / 60:.1f} min",
+            batch_size=arguments.batch_size,
+        )
 
 
 if __name__ == "__main__":

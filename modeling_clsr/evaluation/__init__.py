@@ -1,0 +1,1 @@
+"""Measuring: numbers in, numbers with their intervals out."""

@@ -1,0 +1,15 @@
+"""The stamp: what it names, and that a result is written whole."""
+
+import json
+
+from modeling_clsr.hub.stamp import write_stamped
+
+
+def test_result_carries_figures_inputs_and_origin(tmp_path):
+    write_stamped(tmp_path / "results" / "speed.json", {"times_real_time": 3.5}, checkpoint="f00d")
+    content = json.loads((tmp_path / "results" / "speed.json").read_text(encoding="utf-8"))
+    assert content["figures"] == {"times_real_time": 3.5}
+    assert content["stamp"]["checkpoint"] == "f00d"
+    assert {"command", "time", "commit", "packages", "processor", "threads"} <= set(content["stamp"])
+    assert content["stamp"]["packages"]["torch"]
+    assert [file.name for file in (tmp_path / "results").iterdir()] == ["speed.json"]
