@@ -1,6 +1,6 @@
 """Word times: which encoder frames each token was read from.
 
-Enters: cross-attention queries and keys of a decoder, or CTC paths. Leaves: (start, end) frames of each token.
+Enters: cross-attention queries and keys of a decoder. Leaves: the first frame of each token.
 """
 
 from typing import cast
@@ -105,17 +105,3 @@ def monotonic_path(evidence: Tensor) -> list[int]:
             starts[token] = frame
             token -= 1
     return starts
-
-
-def collapse_ctc_path(path: list[int], blank: int) -> tuple[list[int], list[tuple[int, int]]]:
-    """Merge repeats and drop blanks: frame labels to tokens and the frames [start, end) of their spikes."""
-    token_ids, spans = [], []
-    previous = blank
-    for frame, label in enumerate(path):
-        if label != previous and label != blank:
-            token_ids.append(label)
-            spans.append((frame, frame + 1))
-        elif label == previous and label != blank:
-            spans[-1] = (spans[-1][0], frame + 1)
-        previous = label
-    return token_ids, spans

@@ -84,7 +84,7 @@ class CTCPredictor(nn.Module):
         return PredictorOutput(
             token_states=token_states.masked_fill(~token_mask.unsqueeze(-1), 0.0),
             token_mask=token_mask,
-            token_spans=_member_spans(members),
+            token_spans=member_spans(members),
             ctc_logits=logits,
             draft_ids=draft_ids,
         )
@@ -186,7 +186,7 @@ def ctc_loss(logits: Tensor, frame_mask: Tensor, unit_ids: Tensor, blank_id: int
     return loss / num_units.sum().clamp(min=1)
 
 
-def _member_spans(members: Tensor) -> Tensor:
+def member_spans(members: Tensor) -> Tensor:
     """Return first frame and the frame behind the last of each token: (B, U, F) -> (B, U, 2)."""
     starts = members.int().argmax(dim=-1)
     ends = members.shape[-1] - members.flip(-1).int().argmax(dim=-1)

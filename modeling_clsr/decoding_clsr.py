@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 
-from .alignment_clsr import QueryRecorder, attention_matrix, collapse_ctc_path, monotonic_path
+from .alignment_clsr import QueryRecorder, attention_matrix, monotonic_path
+from .ctc_predictor_clsr import greedy_ctc, member_spans
 from .recognizer_clsr import SpeechStates, cross_attentions, decode_tokens
 
 TOKENS_PER_SECOND = 12  # far above fast speech; ends runaways of short clips early
@@ -79,15 +80,17 @@ def repeated_tail(token_ids: list[int]) -> int:
 
 def _decode_ctc(speech: SpeechStates, blank: int) -> list[Decoded]:
     assert speech.logits is not None
-    log_probs = speech.logits.float().log_softmax(dim=-1)  # (B, F, V)
-    best = log_probs.max(dim=-1)
+    frame_units, token_ids = greedy_ctc(speech.logits, speech.mask, blank)  # (B, F), (B, N)
+    members = frame_units.unsqueeze(1) == torch.arange(token_ids.shape[1], device=token_ids.device).unsqueeze(
+        -1
+    )
+    spans = member_spans(members).long()  # (B, N, 2)
+    best = speech.logits.float().log_softmax(dim=-1).amax(dim=-1)  # (B, F)
+    log_probs = best.unsqueeze(1).masked_fill(~members, -torch.inf).amax(dim=-1)  # (B, N)
     results = []
-    for row, frames in enumerate(speech.mask.sum(dim=1).tolist()):
-        path = best.indices[row, :frames].tolist()
-        token_ids, spans = collapse_ctc_path(path, blank)
-        scores = best.values[row, :frames].tolist()
-        token_log_probs = [max(scores[start:end]) for start, end in spans]
-        results.append(Decoded(token_ids, token_log_probs, spans))
+    for row, real in enumerate(token_ids >= 0):
+        edges = [(start, end) for start, end in spans[row][real].tolist()]
+        results.append(Decoded(token_ids[row][real].tolist(), log_probs[row][real].tolist(), edges))
     return results
 
 

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from modeling_clsr.alignment_clsr import attention_matrix, collapse_ctc_path, monotonic_path
+from modeling_clsr.alignment_clsr import attention_matrix, monotonic_path
 
 
 def test_path_follows_a_clear_diagonal():
@@ -39,9 +39,3 @@ def test_attention_that_looks_at_one_place_each_is_found():
     assert matrix.shape == (3, 8)
     starts = monotonic_path(torch.nn.functional.one_hot(looks, 8).float())
     assert starts[0] == 0 and starts[1] in (2, 3) and starts[2] in (4, 5, 6)
-
-
-def test_ctc_path_merges_repeats_and_keeps_doubles_apart():
-    path = [0, 5, 5, 0, 5, 0, 0, 7, 7]
-    assert collapse_ctc_path(path, blank=0) == ([5, 5, 7], [(1, 3), (4, 5), (7, 9)])
-    assert collapse_ctc_path([0, 0], blank=0) == ([], [])

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+from modeling_clsr import CLSRConfig
 from modeling_clsr.decoding_clsr import greedy_decode, repeated_tail
-from modeling_clsr.recognizer_clsr import encode_speech
+from modeling_clsr.recognizer_clsr import SpeechStates, encode_speech
 
 from .tiny_parts import FAMILIES, noise_clips, tiny_parts
 
@@ -65,3 +66,18 @@ def test_whisper_equals_stock_greedy_generation(tmp_path):
         logits = parts.speech(input_features=batch["input_features"], decoder_input_ids=ids).logits[0, -1]
         assert int(logits.argmax()) == expected
         ids = torch.cat([ids, torch.tensor([[expected]])], dim=1)
+
+
+@pytest.mark.parametrize(
+    ("path", "tokens", "spans"),
+    [
+        ([0, 5, 5, 0, 5, 0, 0, 7, 7], [5, 5, 7], [(1, 3), (4, 5), (7, 9)]),
+        ([0, 0], [], []),
+    ],
+)
+def test_ctc_path_merges_repeats_and_keeps_doubles_apart(path, tokens, spans):
+    logits = 5.0 * torch.nn.functional.one_hot(torch.tensor([path]), 8).float()
+    speech = SpeechStates(logits, torch.ones(1, len(path), dtype=torch.bool), logits)
+    (decoded,) = greedy_decode(None, speech, CLSRConfig(recognizer_type="ctc", blank_token_id=0))
+    assert (decoded.token_ids, decoded.spans) == (tokens, spans)
+    assert decoded.log_probs == pytest.approx([float(logits[0, 0].log_softmax(-1).max())] * len(tokens))
