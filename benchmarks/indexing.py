@@ -154,6 +154,9 @@ def main() -> None:
     if arguments.child:
         child(arguments.child[0], Path(arguments.child[1]), arguments.batch_size)
         return
+    from modeling_clsr.hub.stamp import make_stamp, write_stamped
+
+    stamp = make_stamp()
     waves, rows = cut(LIBRARY)
     questions = json.loads((LIBRARY / "questions.json").read_text(encoding="utf-8"))
     minutes = sum(map(len, waves)) / RATE / 60
@@ -183,10 +186,8 @@ def main() -> None:
                     line += f"{f'{result[name]:.2f} ({low:.2f} to {high:.2f})':>22}"
             print(line)
     if arguments.json:
-        from modeling_clsr.hub.stamp import write_stamped
-
         data = f"examples/library, {minutes:.1f} min of speech, {len(waves)} passages, {len(questions)} questions"
-        write_stamped(arguments.json, {"systems": results}, data=data, batch_size=arguments.batch_size)
+        write_stamped(arguments.json, {"systems": results}, stamp, data=data, batch_size=arguments.batch_size)
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from modeling_clsr.data.passages import stream_passages
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.hub.build import default_checkpoint
-from modeling_clsr.hub.stamp import write_stamped
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.encoder import Encoder
 
 RATE = 16000
@@ -81,6 +81,7 @@ def main() -> None:
     parser.add_argument("--speech", type=Path, help="folder with the .jsonl lists of recorded clips")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    stamp = make_stamp()
     encoder = Encoder.from_pretrained(arguments.model or default_checkpoint())
     figures: dict[str, Any] = {}
     print(f"{arguments.minutes:g} min of each      words, model alone   words, as indexed")
@@ -101,7 +102,9 @@ def main() -> None:
         for name, value in figures["mean_log_probability"].items():
             print(f"mean log probability, {name}: {value:.2f}")
     if arguments.json:
-        write_stamped(arguments.json, figures, checkpoint=encoder.fingerprint, minutes=arguments.minutes)
+        write_stamped(
+            arguments.json, figures, stamp, checkpoint=encoder.fingerprint, minutes=arguments.minutes
+        )
 
 
 if __name__ == "__main__":

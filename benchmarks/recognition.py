@@ -23,7 +23,7 @@ from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.metrics import word_error_rate
 from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.parts import write_whisper_base
-from modeling_clsr.hub.stamp import write_stamped
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.encoder import checkpoint_fingerprint
 
 
@@ -74,6 +74,7 @@ def main() -> None:
     parser.add_argument("--tail", type=float, nargs="+", help="seconds of silence behind each clip to try")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
+    stamp = make_stamp()
 
     rows = [json.loads(line) for line in arguments.clips.read_text(encoding="utf-8").splitlines()][
         : arguments.limit
@@ -119,6 +120,7 @@ def main() -> None:
         write_stamped(
             arguments.json,
             figures,
+            stamp,
             checkpoint=checkpoint_fingerprint(Path(folder)),
             parameters={name: count(part) for name, part in model.named_children() if count(part)},
             clips=f"{arguments.clips.name}, first {len(waves)}, {seconds / 60:.1f} min",

@@ -31,7 +31,7 @@ class CLSRFeatureExtractor(SequenceFeatureExtractor):
         hop_length: samples between two frames.
         preemphasis: coefficient of the first-order high-pass ("parakeet").
         tail_silence_s: silence put behind each clip, in seconds ("whisper"). Whisper was trained on windows that end
-            in silence; without it the decoder does not stop (word error rate 163 % with 0 s, 12.5 % with 1 s).
+            in silence; without it the decoder does not stop (`benchmarks/recognition.py --tail 0 1`).
         max_audio_s: longest clip accepted, in seconds.
         window_s: the recogniser's full window, which `padding="max_length"` fills, in seconds.
         num_stacked: filterbank frames in one row ("kaldi"; m of the low frame rate).

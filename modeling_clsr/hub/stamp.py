@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+CODE = ("--", ":/modeling_clsr", ":/benchmarks/*.py", ":/*.py")  # what a figure can depend on
 PACKAGES = (
     "torch",
     "transformers",
@@ -26,18 +27,19 @@ PACKAGES = (
 )
 
 
-def write_stamped(path: str | Path, figures: dict[str, Any], **inputs: Any) -> None:
+def write_stamped(path: str | Path, figures: dict[str, Any], stamp: dict[str, Any], **inputs: Any) -> None:
     """Write figures with their stamp, whole or not at all.
 
     Args:
         path: JSON file; its folder is made if absent.
         figures: what was measured.
+        stamp: from `make_stamp`, taken before the measurement began.
         **inputs: what else it depended on: the checkpoint's fingerprint, data, batch size.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     unfinished = path.with_suffix(".tmp")
-    content = {"figures": figures, "stamp": make_stamp() | inputs}
+    content = {"figures": figures, "stamp": stamp | inputs}
     unfinished.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
     unfinished.replace(path)
 
@@ -49,7 +51,7 @@ def make_stamp() -> dict[str, Any]:
         "command": " ".join([Path(script).name, *arguments]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", *CODE)),
         "python": platform.python_version(),
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "processor": _processor(),

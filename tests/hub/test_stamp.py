@@ -2,11 +2,13 @@
 
 import json
 
-from modeling_clsr.hub.stamp import write_stamped
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
 
 
 def test_result_carries_figures_inputs_and_origin(tmp_path):
-    write_stamped(tmp_path / "results" / "speed.json", {"times_real_time": 3.5}, checkpoint="f00d")
+    write_stamped(
+        tmp_path / "results" / "speed.json", {"times_real_time": 3.5}, make_stamp(), checkpoint="f00d"
+    )
     content = json.loads((tmp_path / "results" / "speed.json").read_text(encoding="utf-8"))
     assert content["figures"] == {"times_real_time": 3.5}
     assert content["stamp"]["checkpoint"] == "f00d"
