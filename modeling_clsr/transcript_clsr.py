@@ -118,8 +118,8 @@ def compression_ratio(text: str) -> float:
 def nobody_speaks(result: Decoded, config) -> bool:
     """Tell silence, noise and music from speech by the recogniser's own doubt.
 
-    Whisper's rule (it says so itself, and its words are unlikely), and a floor that lies between the least sure clips of
-    real speech and the surest words heard in noise and chords, see `benchmarks/nonspeech.py --speech`.
+    Whisper's rule (it says so itself, and its words are unlikely), and a floor that lies between the least sure clips
+    of real speech and the surest words heard in noise and chords, see `benchmarks/nonspeech.py --speech`.
     """
     if config.no_speech_token_id is None:
         return False
