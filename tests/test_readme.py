@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -26,6 +28,14 @@ def test_readme_prints_the_answer_of_its_question(row):
     assert row["file"] in answer
     moment = re.search("»(.*?)«", answer, re.DOTALL).group(1)
     assert all(word.lower() in moment.lower() for word in row["answer"])
+
+
+def test_readme_table_is_rendered_from_the_stamped_results():
+    # benchmarks/ is no package; the script is run as its user runs it
+    printed = subprocess.run(
+        [sys.executable, ROOT / "benchmarks/tables.py"], capture_output=True, text=True, check=True
+    ).stdout
+    assert printed.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow
