@@ -23,6 +23,7 @@ from transformers.utils import ModelOutput, cached_file, can_return_tuple
 
 from .adaptor_clsr import RetokenizeAdaptor
 from .configuration_clsr import CLSRConfig
+from .contrastive_clsr import contrastive_loss, temperature_scale
 from .ctc_predictor_clsr import IGNORED_ID
 from .decoding_clsr import Decoded
 from .parallel_clsr import ParallelOutput, ParallelRecognizer
@@ -34,12 +35,12 @@ from .parts_clsr import (
     start_parallel_weights,
     text_settings,
 )
-from .recognizer_clsr import SpeechStates, build_recognizer, decode_tokens, encode_speech
+from .recognizer_clsr import SpeechStates, add_ctc_scores, build_recognizer, encode_speech
 from .strings_clsr import STRINGS_FILE, TokenStrings, token_bytes_of
+from .teacher_forcing_clsr import score_tokens, teach_recognizer
 from .transcript_clsr import Transcript, clip_seconds, read_words, recognise
 from .vq_clsr import VQAdaptor
 
-MAX_LOGIT_SCALE = math.log(100.0)  # as in CLIP
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -51,11 +52,13 @@ class CLSRAudioOutput(BaseModelOutputWithPooling):
         last_hidden_state: (B, L, E) states of the text encoder over the transcript.
         pooler_output: (B, D) unit vectors.
         transcripts: B transcripts with words and times.
-        recognition: scores and losses of the parallel recogniser, None for a pretrained one.
+        recognition: scores and losses of the recogniser; of a pretrained one only with transcripts.
+        speech: the encoder's states.
     """
 
     transcripts: list[Transcript] | None = None
     recognition: ParallelOutput | None = None
+    speech: SpeechStates | None = None
 
 
 @dataclass
@@ -63,18 +66,21 @@ class CLSROutput(ModelOutput):
     """What `CLSRModel.forward` returns.
 
     Attributes:
-        loss: what to minimise, if `return_loss`: the contrastive loss, with transcripts the weighted sum of all three.
+        loss: what to minimise, if `return_loss`: the contrastive loss, with transcripts the weighted sum of all.
         logits_per_audio: (B_audio, B_text) scaled cosines.
         logits_per_text: (B_text, B_audio).
         text_embeds: (B_text, D) unit vectors of the questions, written or spoken.
         audio_embeds: (B_audio, D) unit vectors.
+        passage_embeds: (B_passage, D) unit vectors of written passages.
         logit_scale: (1,) the factor of the cosines.
         transcripts: of the clips.
         contrastive_loss: symmetric InfoNCE.
         recognition_loss: cross-entropy of the transcripts.
         predictor_loss: error of the predicted length, or CTC loss.
-        token_logits: (B_audio, U, V) scores of the parallel recogniser.
+        token_logits: (B_audio, U, V) scores of the parallel recogniser, or of a pretrained one at the true transcripts.
         predicted_lengths: (B_audio,) token counts of the CIF predictor.
+        speech_states: (B_audio, F, H) states of the speech encoder.
+        speech_mask: (B_audio, F), True on frames of the clip.
     """
 
     loss: Tensor | None = None
@@ -82,6 +88,7 @@ class CLSROutput(ModelOutput):
     logits_per_text: Tensor | None = None
     text_embeds: Tensor | None = None
     audio_embeds: Tensor | None = None
+    passage_embeds: Tensor | None = None
     logit_scale: Tensor | None = None
     transcripts: list[Transcript] | None = None
     contrastive_loss: Tensor | None = None
@@ -89,6 +96,8 @@ class CLSROutput(ModelOutput):
     predictor_loss: Tensor | None = None
     token_logits: Tensor | None = None
     predicted_lengths: Tensor | None = None
+    speech_states: Tensor | None = None
+    speech_mask: Tensor | None = None
 
 
 class CLSRPreTrainedModel(PreTrainedModel):
@@ -168,10 +177,13 @@ class CLSRModel(CLSRPreTrainedModel):
 
     def get_audio_features(
         self,
-        input_features: Tensor,
+        input_features: Tensor | None = None,
         feature_attention_mask: Tensor | None = None,
         transcript_ids: Tensor | None = None,
         transcript_mask: Tensor | None = None,
+        speech_states: Tensor | None = None,
+        speech_mask: Tensor | None = None,
+        embed: bool = True,
     ) -> CLSRAudioOutput:
         """Transcribe and embed clips in one pass.
 
@@ -180,49 +192,42 @@ class CLSRModel(CLSRPreTrainedModel):
         Args:
             input_features: from `CLSRFeatureExtractor`.
             feature_attention_mask: 1 on the clip; None for no padding.
-            transcript_ids: (B, U) true transcripts in the text encoder's tokens, without special ones, for the
-                losses of the parallel recogniser.
+            transcript_ids: (B, U) true transcripts without special tokens, for the losses of the recogniser: in the
+                text encoder's tokens for a parallel recogniser, in its own for a pretrained one, which then writes by
+                teacher forcing: each token is its best one behind the true tokens so far.
             transcript_mask: (B, U), 1 on real tokens.
+            speech_states: (B, F, H) states of a frozen speech encoder, in place of `input_features`.
+            speech_mask: (B, F) their mask; None for no padding.
+            embed: False leaves out the text encoder, where only the recogniser is trained.
 
         Returns:
             `pooler_output`: (B, D) float32 unit vectors, those of the text encoder for the transcripts;
-            `transcripts`: with word times.
+            `transcripts`: with word times (but for teacher forcing).
 
         Raises:
-            ValueError: transcripts for a pretrained recogniser, or with a token that the decoder cannot write.
+            ValueError: features and states are both given, or none; a transcript has a token that the recogniser
+                cannot write.
         """
-        if isinstance(self.speech_model, ParallelRecognizer):
-            return self._parallel_features(
-                input_features, feature_attention_mask, transcript_ids, transcript_mask
-            )
-        if transcript_ids is not None:
-            raise ValueError(
-                "transcript_ids are given but decoder_type is 'recognizer', whose own tokens are others; "
-                "leave them out"
-            )
-        trained = torch.is_grad_enabled() and any(
-            weight.requires_grad for weight in self.speech_model.parameters()
-        )
-        speech = encode_speech(self.speech_model, input_features, feature_attention_mask)
-        decoded, transcripts = recognise(
-            self.speech_model,
-            speech,
-            input_features,
-            feature_attention_mask,
-            self.strings,
-            self.config,
-            second_look=not trained,  # no gradient could follow there
-        )
-        input_ids, mask, offsets = self.strings.tokenize([transcript.text for transcript in transcripts])
-        input_ids, mask = input_ids.to(self.device), mask.to(self.device)
-        if trained:
-            logits = self._token_logits(speech, decoded)  # (B, N, V)
-            spans = [self.strings.text(result.token_ids)[1] for result in decoded]
-            embeds = self.adaptor(input_ids, offsets, logits, spans, self.text_model.get_input_embeddings())
-            output = self._embed_text(mask, inputs_embeds=embeds)
+        if (input_features is None) == (speech_states is None):
+            given = "neither" if input_features is None else "both"
+            raise ValueError(f"input_features and speech_states: {given} given but one is needed; pass one")
+        parallel = isinstance(self.speech_model, ParallelRecognizer)
+        if speech_states is not None:
+            mask = torch.ones(speech_states.shape[:2]) if speech_mask is None else speech_mask
+            speech = SpeechStates(speech_states.to(self.dtype), mask.bool().to(speech_states.device))
+            speech = speech if parallel else add_ctc_scores(self.speech_model, speech)
+        elif isinstance(self.speech_model, ParallelRecognizer):
+            speech = self.speech_model.encode(cast(Tensor, input_features), feature_attention_mask)
         else:
-            output = self._embed_text(mask, input_ids=input_ids)
-        return CLSRAudioOutput(output.last_hidden_state, output.pooler_output, transcripts=transcripts)
+            speech = encode_speech(self.speech_model, cast(Tensor, input_features), feature_attention_mask)
+        if parallel:
+            output = self._parallel_features(speech, transcript_ids, transcript_mask, embed)
+        elif transcript_ids is not None:
+            output = self._taught_features(speech, transcript_ids, transcript_mask, embed)
+        else:
+            output = self._recognised_features(speech, input_features, feature_attention_mask, embed)
+        output.speech = speech
+        return output
 
     @torch.no_grad()
     def transcribe(
@@ -246,12 +251,17 @@ class CLSRModel(CLSRPreTrainedModel):
         feature_attention_mask: Tensor | None = None,
         question_features: Tensor | None = None,
         question_attention_mask: Tensor | None = None,
+        speech_states: Tensor | None = None,
+        speech_mask: Tensor | None = None,
+        passage_ids: Tensor | None = None,
+        passage_mask: Tensor | None = None,
         transcript_ids: Tensor | None = None,
         transcript_mask: Tensor | None = None,
         return_loss: bool = False,
+        return_embeds: bool = True,
         **kwargs,
     ) -> CLSROutput:
-        """Score every clip against every question.
+        """Embed what is given and score every clip against every question.
 
         Args:
             input_ids: (B_text, L) written questions.
@@ -261,75 +271,93 @@ class CLSRModel(CLSRPreTrainedModel):
             feature_attention_mask: their mask.
             question_features: B_text spoken questions, in place of `input_ids`.
             question_attention_mask: their mask.
+            speech_states: B_audio clips as states of the speech encoder, in place of `input_features`.
+            speech_mask: their mask.
+            passage_ids: (B_passage, L) written passages, for training.
+            passage_mask: (B_passage, L).
             transcript_ids: of the clips, see `get_audio_features`.
             transcript_mask: their mask.
-            return_loss: also return the loss; question i belongs to clip i, the others are negatives.
+            return_loss: also return the loss; question i belongs to clip i, the others are negatives. Without
+                questions it is the loss of the recogniser alone.
+            return_embeds: False leaves out the clips' vectors, where only the recogniser is trained.
             **kwargs: `return_dict` is handled by the library; anything else is refused.
 
         Raises:
-            ValueError: questions or clips are missing; `return_loss` with unequal numbers or fewer than two pairs.
+            ValueError: nothing is given; `return_loss` with unequal numbers, fewer than two pairs or nothing to
+                compare with.
         """
         for name in ("output_attentions", "output_hidden_states"):
             kwargs.pop(name, None)
         if kwargs:
             raise ValueError(f"forward got {', '.join(kwargs)}, which it does not take; see its docstring")
         questions = input_ids if question_features is None else question_features
-        if questions is None or input_features is None:
-            missing = "input_ids" if questions is None else "input_features"
-            raise ValueError(
-                f"{missing} is None but forward compares questions with clips; "
-                "use get_text_features or get_audio_features for one side"
+        clips = input_features if speech_states is None else speech_states
+        if questions is None and clips is None and passage_ids is None:
+            raise ValueError("input_ids, input_features and passage_ids are None but one of them is needed")
+        if return_loss:
+            self._check_pairs(questions, clips, transcript_ids)
+        scale = temperature_scale(self.logit_scale)
+        output = CLSROutput(logit_scale=scale)
+        if question_features is not None:
+            spoken = self.get_audio_features(question_features, question_attention_mask)
+            output.text_embeds = spoken.pooler_output
+        elif input_ids is not None:
+            output.text_embeds = self.get_text_features(
+                input_ids, attention_mask, token_type_ids
+            ).pooler_output
+        if passage_ids is not None:
+            output.passage_embeds = self.get_text_features(passage_ids, passage_mask).pooler_output
+        if clips is not None:
+            audio = self.get_audio_features(
+                input_features,
+                feature_attention_mask,
+                transcript_ids,
+                transcript_mask,
+                speech_states,
+                speech_mask,
+                embed=return_embeds,
             )
-        if return_loss and (len(questions) != len(input_features) or len(questions) < 2):
+            found, speech = audio.recognition or ParallelOutput(), cast(SpeechStates, audio.speech)
+            output.audio_embeds, output.transcripts = audio.pooler_output, audio.transcripts
+            output.recognition_loss, output.predictor_loss = found.recognition_loss, found.predictor_loss
+            output.token_logits, output.predicted_lengths = found.logits, found.token_counts
+            output.speech_states, output.speech_mask = speech.states, speech.mask
+        if output.text_embeds is not None and output.audio_embeds is not None:
+            output.logits_per_text = scale * output.text_embeds @ output.audio_embeds.T
+            output.logits_per_audio = output.logits_per_text.T
+        if return_loss:
+            output.loss = self._loss(output)
+        return output
+
+    def _check_pairs(
+        self, questions: Tensor | None, clips: Tensor | None, transcript_ids: Tensor | None
+    ) -> None:
+        """Refuse a loss that nothing could be compared for."""
+        if clips is None or (questions is None and transcript_ids is None):
+            missing = "input_features" if clips is None else "input_ids"
             raise ValueError(
-                f"the contrastive loss got {len(questions)} texts and {len(input_features)} clips but needs pairs, "
+                f"{missing} is None but the loss compares questions with clips, or clips with transcripts; pass both"
+            )
+        if questions is not None and (len(questions) != len(clips) or len(questions) < 2):
+            raise ValueError(
+                f"the contrastive loss got {len(questions)} texts and {len(clips)} clips but needs pairs, "
                 "at least 2; pass one question for each clip"
             )
-        if question_features is not None:
-            text: BaseModelOutputWithPooling = self.get_audio_features(
-                question_features, question_attention_mask
-            )
-        else:
-            text = self.get_text_features(cast(Tensor, input_ids), attention_mask, token_type_ids)
-        audio = self.get_audio_features(
-            input_features, feature_attention_mask, transcript_ids, transcript_mask
-        )
-        text_embeds, audio_embeds = cast(Tensor, text.pooler_output), cast(Tensor, audio.pooler_output)
-        scale = self.logit_scale.float().clamp(max=MAX_LOGIT_SCALE).exp()
-        logits_per_text = scale * text_embeds @ audio_embeds.T  # (B_text, B_audio)
-        found = audio.recognition or ParallelOutput()
-        losses = self._losses(logits_per_text, found) if return_loss else {}
-        return CLSROutput(
-            logits_per_audio=logits_per_text.T,
-            logits_per_text=logits_per_text,
-            text_embeds=text_embeds,
-            audio_embeds=audio_embeds,
-            logit_scale=scale,
-            transcripts=audio.transcripts,
-            token_logits=found.logits,
-            predicted_lengths=found.token_counts,
-            **losses,
-        )
 
-    def _losses(self, logits_per_text: Tensor, found: ParallelOutput) -> dict[str, Tensor | None]:
-        """Return the contrastive loss and, where transcripts were given, the paper's weighted sum."""
-        target = torch.arange(len(logits_per_text), device=logits_per_text.device)
-        contrastive = (
-            F.cross_entropy(logits_per_text, target) + F.cross_entropy(logits_per_text.T, target)
-        ) / 2
-        loss = contrastive
-        if found.recognition_loss is not None and found.predictor_loss is not None:
-            loss = (
-                self.config.contrastive_weight * contrastive
-                + self.config.recognition_weight * found.recognition_loss
-                + self.config.quantity_weight * found.predictor_loss
+    def _loss(self, output: CLSROutput) -> Tensor:
+        """Return the contrastive loss alone, or with transcripts the paper's weighted sum."""
+        if output.text_embeds is not None and output.audio_embeds is not None:
+            output.contrastive_loss = contrastive_loss(
+                output.text_embeds, output.audio_embeds, cast(Tensor, output.logit_scale)
             )
-        return {
-            "loss": loss,
-            "contrastive_loss": contrastive,
-            "recognition_loss": found.recognition_loss,
-            "predictor_loss": found.predictor_loss,
-        }
+        if output.recognition_loss is None:
+            return cast(Tensor, output.contrastive_loss)
+        weighted = (
+            (self.config.contrastive_weight, output.contrastive_loss),
+            (self.config.recognition_weight, output.recognition_loss),
+            (self.config.quantity_weight, output.predictor_loss),
+        )
+        return torch.stack([weight * loss for weight, loss in weighted if loss is not None]).sum()
 
     def _embed_text(self, attention_mask: Tensor, **inputs) -> BaseModelOutputWithPooling:
         """Run the text encoder and pool its states to unit vectors in float32."""
@@ -341,19 +369,70 @@ class CLSRModel(CLSRPreTrainedModel):
             pooled = (states.float() * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
         return BaseModelOutputWithPooling(last_hidden_state=states, pooler_output=F.normalize(pooled, dim=-1))
 
+    def _recognised_features(
+        self, speech: SpeechStates, input_features: Tensor | None, mask: Tensor | None, embed: bool
+    ) -> CLSRAudioOutput:
+        """Let a pretrained recogniser write, and embed what it wrote."""
+        trained = torch.is_grad_enabled() and any(
+            weight.requires_grad for weight in self.speech_model.parameters()
+        )
+        decoded, transcripts = recognise(
+            self.speech_model,
+            speech,
+            input_features,
+            mask,
+            self.strings,
+            self.config,
+            second_look=not trained,  # no gradient could follow there
+        )
+        if not embed:
+            return CLSRAudioOutput(transcripts=transcripts)
+        logits = score_tokens(self.speech_model, speech, decoded, self.config) if trained else None
+        output = self._embed_transcripts([transcript.text for transcript in transcripts], decoded, logits)
+        return CLSRAudioOutput(output.last_hidden_state, output.pooler_output, transcripts=transcripts)
+
+    def _taught_features(
+        self, speech: SpeechStates, transcript_ids: Tensor, transcript_mask: Tensor | None, embed: bool
+    ) -> CLSRAudioOutput:
+        """Run a pretrained recogniser beside the true transcripts, and embed its draft."""
+        decoded, logits, loss = teach_recognizer(
+            self.speech_model, speech, transcript_ids, transcript_mask, self.config
+        )
+        output = CLSRAudioOutput(recognition=ParallelOutput(logits=logits, recognition_loss=loss))
+        if embed:
+            texts = [self.strings.text(result.token_ids)[0] for result in decoded]
+            embedded = self._embed_transcripts(texts, decoded, logits)
+            output.last_hidden_state, output.pooler_output = (
+                embedded.last_hidden_state,
+                embedded.pooler_output,
+            )
+            output.transcripts = [
+                Transcript(text, result.token_ids, [], math.exp(result.mean_log_prob))
+                for text, result in zip(texts, decoded, strict=True)
+            ]
+        return output
+
+    def _embed_transcripts(
+        self, texts: list[str], decoded: list[Decoded], logits: Tensor | None
+    ) -> BaseModelOutputWithPooling:
+        """Embed what the recogniser wrote; with scores of its tokens (B, N, V), straight through."""
+        input_ids, mask, offsets = self.strings.tokenize(texts)
+        input_ids, mask = input_ids.to(self.device), mask.to(self.device)
+        if logits is None:
+            return self._embed_text(mask, input_ids=input_ids)
+        spans = [self.strings.text(result.token_ids)[1] for result in decoded]
+        embeds = self.adaptor(input_ids, offsets, logits, spans, self.text_model.get_input_embeddings())
+        return self._embed_text(mask, inputs_embeds=embeds)
+
     def _parallel_features(
-        self,
-        input_features: Tensor,
-        mask: Tensor | None,
-        transcript_ids: Tensor | None,
-        transcript_mask: Tensor | None,
+        self, speech: SpeechStates, transcript_ids: Tensor | None, transcript_mask: Tensor | None, embed: bool
     ) -> CLSRAudioOutput:
         """Run the paper's road: parallel recogniser, quantiser, text encoder over [CLS] tokens [SEP]."""
-        recognizer = cast(ParallelRecognizer, self.speech_model)
         table = self._table()
-        speech = recognizer.encode(input_features, mask)
         labels = None if transcript_ids is None else self._labels(transcript_ids, transcript_mask)
-        found = recognizer(speech, table, labels)
+        found = self.speech_model(speech, table, labels)
+        if not embed:
+            return CLSRAudioOutput(recognition=found)
         token_mask, logits = cast(Tensor, found.token_mask), cast(Tensor, found.logits)
         embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)
         inputs, attention_mask = self._frame(embeds, token_mask)
@@ -429,27 +508,6 @@ class CLSRModel(CLSRPreTrainedModel):
             )
             transcripts.append(read_words(decoded, seconds, self.strings, self.config))
         return transcripts
-
-    def _token_logits(self, speech: SpeechStates, decoded: list[Decoded]) -> Tensor:
-        """Score the decoded tokens again, with gradient. Shape (B, N, V).
-
-        A decoder is run once in parallel over its own transcript; a CTC token has the mean of its spike's frames.
-        """
-        longest = max(1, max(len(result.token_ids) for result in decoded))
-        if speech.logits is not None:
-            rows = []
-            for row, result in enumerate(decoded):
-                scores = [speech.logits[row, start:end].mean(dim=0) for start, end in result.spans]
-                scores += [speech.logits[row, 0]] * (longest - len(scores))
-                rows.append(torch.stack(scores))
-            return torch.stack(rows)
-        prompt = list(self.config.decoder_prompt_ids)
-        filler = prompt[-1]
-        inputs = [prompt + (result.token_ids + [filler] * longest)[: longest - 1] for result in decoded]
-        logits, _ = decode_tokens(
-            self.speech_model, torch.tensor(inputs, device=speech.states.device), speech
-        )
-        return logits[:, len(prompt) - 1 :]
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):

@@ -166,7 +166,11 @@ def encode_speech(recognizer: Any, input_features: Tensor, mask: Tensor | None) 
         input_features: (B, M, T), (B, T, M) or (B, S), see `CLSRFeatureExtractor`.
         mask: (B, T) or (B, S), 1 on the clip; None for no padding.
     """
-    speech = encode_frames(speech_encoder_of(recognizer), input_features, mask)
+    return add_ctc_scores(recognizer, encode_frames(speech_encoder_of(recognizer), input_features, mask))
+
+
+def add_ctc_scores(recognizer: Any, speech: SpeechStates) -> SpeechStates:
+    """Run the CTC head over encoder states, fresh or cached, if the recogniser has one."""
     if hasattr(recognizer, "ctc_head"):  # Parakeet
         speech.logits = recognizer.ctc_head(speech.states)
     elif hasattr(recognizer, "lm_head"):  # wav2vec2, HuBERT

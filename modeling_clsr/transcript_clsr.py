@@ -50,7 +50,7 @@ class Transcript:
 def recognise(
     recognizer: Any,
     speech: SpeechStates,
-    input_features: Tensor,
+    input_features: Tensor | None,
     mask: Tensor | None,
     strings: TokenStrings,
     config,
@@ -63,7 +63,7 @@ def recognise(
     Args:
         recognizer: from `build_recognizer`.
         speech: its encoder states of B clips.
-        input_features: what they were made of.
+        input_features: what they were made of; None (cached states) leaves out the second time.
         mask: of the features.
         strings: of the recogniser's tokens.
         config: CLSRConfig.
@@ -71,7 +71,12 @@ def recognise(
     """
     seconds = clip_seconds(speech, config)
     decoded = greedy_decode(recognizer, speech, config)
-    if second_look and config.redecode_padded and recognizer.config.model_type == "whisper":
+    if (
+        second_look
+        and input_features is not None
+        and config.redecode_padded
+        and recognizer.config.model_type == "whisper"
+    ):
         _decode_suspicious_again(recognizer, decoded, seconds, input_features, mask, strings, config)
     for row, result in enumerate(decoded):
         if nobody_speaks(result, config):

@@ -140,8 +140,9 @@ def whisper(tmp_path):
 @pytest.mark.parametrize(
     ("texts", "clips", "loss", "message"),
     [
-        (None, 2, False, "input_ids is None but forward compares"),
-        (2, None, False, "input_features is None but forward compares"),
+        (None, None, False, "input_ids, input_features and passage_ids are None"),
+        (None, 2, True, "input_ids is None but the loss compares"),
+        (2, None, True, "input_features is None but the loss compares"),
         (3, 2, True, "3 texts and 2 clips but needs pairs"),
         (1, 1, True, "1 texts and 1 clips but needs pairs, at least 2"),
     ],

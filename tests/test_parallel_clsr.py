@@ -213,13 +213,6 @@ def test_transcript_outside_the_vocabulary_is_refused_by_row_and_token():
         model.get_audio_features(frames(2), transcript_ids=torch.tensor([[50, 41], [45, 46]]))
 
 
-def test_transcripts_are_refused_by_a_pretrained_recogniser(tmp_path):
-    parts = tiny_parts("whisper", tmp_path)
-    batch = parts.processor()(audio=noise_clips(0.5), sampling_rate=16000)
-    with pytest.raises(ValueError, match="transcript_ids are given but decoder_type is 'recognizer'"):
-        parts.model().get_audio_features(**batch, transcript_ids=torch.tensor([[50]]))
-
-
 @pytest.mark.parametrize("tie", [False, True])
 def test_output_can_be_tied_to_the_word_embeddings(tie):
     model = parallel_model(tie_output=tie)
