@@ -77,7 +77,7 @@ class CLSROutput(ModelOutput):
         contrastive_loss: symmetric InfoNCE.
         recognition_loss: cross-entropy of the transcripts.
         predictor_loss: error of the predicted length, or CTC loss.
-        token_logits: (B_audio, U, V) scores of the parallel recogniser, or of a pretrained one at the true transcripts.
+        token_logits: (B_audio, U, V) scores of the parallel recogniser, or of a pretrained one beside true transcripts.
         predicted_lengths: (B_audio,) token counts of the CIF predictor.
         speech_states: (B_audio, F, H) states of the speech encoder.
         speech_mask: (B_audio, F), True on frames of the clip.
@@ -431,13 +431,16 @@ class CLSRModel(CLSRPreTrainedModel):
         table = self._table()
         labels = None if transcript_ids is None else self._labels(transcript_ids, transcript_mask)
         found = self.speech_model(speech, table, labels)
-        if not embed:
-            return CLSRAudioOutput(recognition=found)
         token_mask, logits = cast(Tensor, found.token_mask), cast(Tensor, found.logits)
-        embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)
-        inputs, attention_mask = self._frame(embeds, token_mask)
-        output = self._embed_text(attention_mask, inputs_embeds=inputs)
-        transcripts = self._read_rows(rows, found, speech)
+        if not embed:
+            rows = self.adaptor.choose(logits, token_mask)
+            output = BaseModelOutputWithPooling()
+        else:
+            embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)
+            inputs, attention_mask = self._frame(embeds, token_mask)
+            output = self._embed_text(attention_mask, inputs_embeds=inputs)
+        # Beside true transcripts nobody reads them, and reading takes its time.
+        transcripts = self._read_rows(rows, found, speech) if labels is None else None
         return CLSRAudioOutput(
             output.last_hidden_state, output.pooler_output, transcripts=transcripts, recognition=found
         )
@@ -466,7 +469,8 @@ class CLSRModel(CLSRPreTrainedModel):
                 f"transcript {row} holds token {int(transcript_ids[lost][0])} but vocabulary_ids lists only "
                 f"{len(self.config.vocabulary_ids)} tokens without it; list it or leave the transcript out"
             )
-        return labels.masked_fill(~real, IGNORED_ID)
+        # A piece of a larger batch keeps its padding, the predictor does not.
+        return labels.masked_fill(~real, IGNORED_ID)[:, : int(real.sum(dim=1).max())]
 
     def _frame(self, embeds: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
         """Put the text encoder's special tokens before and behind each transcript: (B, L, E) and mask (B, L)."""

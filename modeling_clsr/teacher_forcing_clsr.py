@@ -50,7 +50,8 @@ def teach_recognizer(
         config: CLSRConfig.
 
     Returns:
-        The drafts; scores of their tokens (B, N, V); the recognition loss, a scalar per token.
+        The drafts; scores of their tokens, for a decoder also of what follows the last, (B, N, V) or (B, U + 1, V);
+        the recognition loss, a scalar per token.
 
     Raises:
         ValueError: a token lies outside the recogniser's vocabulary.
@@ -74,7 +75,7 @@ def teach_recognizer(
     lengths = real.sum(dim=1, keepdim=True)
     with_end = torch.nn.functional.pad(labels, (0, 1), value=IGNORED_ID).scatter(1, lengths, end)
     loss = recognition_loss(logits, with_end, config.label_smoothing)
-    return _drafts(logits[:, :-1].detach(), real, config), logits[:, :-1], loss
+    return _drafts(logits[:, :-1].detach(), real, config), logits, loss
 
 
 def _decoder_scores(recognizer: Any, speech: SpeechStates, token_ids: Tensor, config) -> Tensor:

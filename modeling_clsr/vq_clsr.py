@@ -93,8 +93,11 @@ class VQAdaptor(nn.Module):
                 embeds = logits.masked_fill(logits.isneginf(), 0.0).to(table.dtype) @ table
             else:
                 embeds = expected_embeds(logits, table, self.num_best, self.temperature)
-        token_ids = logits.argmax(dim=-1)
-        return embeds.masked_fill(~token_mask.unsqueeze(-1), 0.0), token_ids.masked_fill(~token_mask, -1)
+        return embeds.masked_fill(~token_mask.unsqueeze(-1), 0.0), self.choose(logits, token_mask)
+
+    def choose(self, logits: Tensor, token_mask: Tensor) -> Tensor:
+        """Return the best allowed token of each position, (B, U), -1 off the mask."""
+        return ban_tokens(logits, self.banned_ids).argmax(dim=-1).masked_fill(~token_mask, -1)
 
 
 def quantize_straight_through(

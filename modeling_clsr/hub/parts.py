@@ -57,6 +57,15 @@ def write_whisper_ct2(folder: str | Path) -> Path:
     return folder
 
 
+def whisper_tokenizer_file() -> Path:
+    """Return `tokenizer.json` of Whisper base.
+
+    Raises:
+        ImportError: the package is not installed.
+    """
+    return _package_folder(WHISPER_PACKAGES[0]) / "data" / "tokenizer.json"
+
+
 def minilm_folder() -> Path:
     """Return the folder of all-MiniLM-L6-v2 (English, Apache-2.0), as sentence-transformers wrote it.
 

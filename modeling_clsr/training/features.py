@@ -1,0 +1,180 @@
+"""Caches of what does not change while a part is frozen: states of the speech encoder, transcripts, teacher's targets.
+
+Enters: rows and a model. Leaves: a folder of shards that the training reads in place of the audio; what is there
+already, of the same model and rows, is not made again.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+from tqdm import tqdm
+
+from ..data.audio import load_audio
+from ..data.manifest import Row
+from ..data.sampler import length_batches
+from ..modeling_clsr import CLSRModel
+from ..parallel_clsr import ParallelRecognizer
+from ..recognizer_clsr import encode_speech
+
+SHARD_ROWS = 128
+BATCH_SIZE = 8
+TEACHER_BEST = 32  # tokens of the teacher's distribution that are kept
+
+Entry = dict[str, Tensor]
+MakeEntries = Callable[[list[Any]], list[Entry]]  # waveforms -> what is kept of each
+
+
+class Shards(Mapping):
+    """Entries on disk, by row id; memory holds only their places.
+
+    Args:
+        folder: made by `fill`.
+        single: return the tensor of this name in place of the whole entry.
+    """
+
+    def __init__(self, folder: str | Path, single: str | None = None):
+        self.folder = Path(folder)
+        self.single = single
+        self.places: dict[str, tuple[str, int]] = {}
+        for file in sorted(self.folder.glob("shard-*.json")):
+            for number, name in enumerate(json.loads(file.read_text(encoding="utf-8"))):
+                self.places[name] = (file.stem, number)
+
+    def __getitem__(self, name: str) -> Any:
+        shard, number = self.places[name]
+        with safe_open(self.folder / f"{shard}.safetensors", "pt") as file:
+            keys = [key for key in file.keys() if key.startswith(f"{number}.")]  # noqa: SIM118 - not a mapping
+            entry = {key.split(".", 1)[1]: file.get_tensor(key) for key in keys}
+        return entry[self.single] if self.single else entry
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.places)
+
+
+def fill(
+    folder: str | Path,
+    rows: Sequence[Row],
+    make: MakeEntries,
+    fingerprint: str,
+    sampling_rate: int,
+    title: str,
+) -> Path:
+    """Make the entries that are missing, shard by shard; killed half-way it goes on from the last whole shard.
+
+    Args:
+        folder: of all caches; the entries of another model go to another folder in it.
+        rows: in any order; equal ids must be equal clips.
+        make: see `MakeEntries`.
+        fingerprint: of what the entries depend on beside the audio.
+        sampling_rate: of the waveforms, in Hz.
+        title: of the progress bar.
+
+    Returns:
+        The folder for `Shards`.
+    """
+    place = Path(folder) / f"{title.replace(' ', '-')}-{fingerprint[:16]}"
+    place.mkdir(parents=True, exist_ok=True)
+    known = Shards(place)
+    todo = sorted(
+        {row.id: row for row in rows if row.id not in known}.values(), key=lambda row: row.duration or 0.0
+    )
+    first = len(list(place.glob("shard-*.json")))
+    seconds = sum(row.duration or 0.0 for row in todo)
+    with tqdm(total=round(seconds), unit="s", desc=title, disable=not todo) as bar:
+        for number, start in enumerate(range(0, len(todo), SHARD_ROWS), start=first):
+            shard = todo[start : start + SHARD_ROWS]
+            _write_shard(place, number, shard, make, sampling_rate)
+            bar.update(round(sum(row.duration or 0.0 for row in shard)))
+    return place
+
+
+def _write_shard(place: Path, number: int, rows: list[Row], make: MakeEntries, sampling_rate: int) -> None:
+    tensors: dict[str, Tensor] = {}
+    waveforms = [load_audio(row.audio, sampling_rate) for row in rows]
+    for batch in length_batches([len(wave) for wave in waveforms], BATCH_SIZE):
+        for index, entry in zip(batch, make([waveforms[index] for index in batch]), strict=True):
+            tensors |= {f"{index}.{name}": tensor.contiguous() for name, tensor in entry.items()}
+    stem = f"shard-{number:05d}"
+    save_file(tensors, place / f"{stem}.tmp")
+    (place / f"{stem}.tmp").replace(place / f"{stem}.safetensors")
+    # The list comes last: a shard without one was not finished and is written again.
+    listing = place / f"{stem}.json.tmp"
+    listing.write_text(json.dumps([row.id for row in rows]), encoding="utf-8")
+    listing.replace(place / f"{stem}.json")
+
+
+def fingerprint(model: CLSRModel, processor: Any, *parts: str) -> str:
+    """Return a hash of the features and of the weights and settings of the named parts ("speech_model", …)."""
+    digest = hashlib.sha256()
+    digest.update(json.dumps(processor.feature_extractor.to_dict(), sort_keys=True, default=str).encode())
+    digest.update(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    for part in parts:
+        for name, weight in model.get_submodule(part).state_dict().items():
+            digest.update(name.encode())
+            digest.update(weight.detach().cpu().float().numpy().tobytes())
+    return digest.hexdigest()
+
+
+@torch.no_grad()
+def encoder_states(model: CLSRModel, processor: Any) -> MakeEntries:
+    """Make the states of the speech encoder at true length, float16."""
+
+    def make(waveforms: list[Any]) -> list[Entry]:
+        batch = _features(model, processor, waveforms)
+        speech = (
+            model.speech_model.encode(**batch)
+            if isinstance(model.speech_model, ParallelRecognizer)
+            else encode_speech(model.speech_model, **batch)
+        )
+        return [
+            {"states": states[mask].half().cpu()} for states, mask in zip(speech.states, speech.mask, strict=True)
+        ]
+
+    return torch.no_grad()(make)
+
+
+def transcripts(model: CLSRModel, processor: Any) -> MakeEntries:
+    """Make what the recogniser writes, as UTF-8 bytes."""
+
+    def make(waveforms: list[Any]) -> list[Entry]:
+        batch = processor(audio=waveforms, sampling_rate=processor.feature_extractor.sampling_rate)
+        written = model.transcribe(**{name: value.to(model.device) for name, value in batch.items()})
+        return [
+            {"text": torch.tensor(list(transcript.text.encode()), dtype=torch.uint8)} for transcript in written
+        ]
+
+    return make
+
+
+class Texts(Mapping):
+    """`Shards` of UTF-8 bytes, read as strings."""
+
+    def __init__(self, shards: Shards):
+        self.shards = shards
+
+    def __getitem__(self, name: str) -> str:
+        return bytes(self.shards[name]["text"].tolist()).decode()
+
+    def __len__(self) -> int:
+        return len(self.shards)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.shards)
+
+
+def _features(model: CLSRModel, processor: Any, waveforms: list[Any]) -> dict[str, Tensor]:
+    batch = processor(audio=waveforms, sampling_rate=processor.feature_extractor.sampling_rate)
+    return {
+        "input_features": batch["input_features"].to(model.device),
+        "mask": batch["feature_attention_mask"].to(model.device),
+    }

@@ -1,0 +1,138 @@
+"""The loss of a stage: what the model returned and what the batch knew in, named losses out.
+
+Two kinds, because large batches are computed in pieces: losses of the whole batch's vectors (questions against clips),
+and losses of single clips, whose mean over the batch is a weighted sum over its pieces.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+from torch.distributed._functional_collectives import all_gather_single_autograd
+
+from ..contrastive_clsr import info_nce
+from .arguments import CLSRTrainingArguments
+from .losses import embedding_distillation, score_distillation
+from .teacher import self_distillation
+
+# Names in a batch that are not for `CLSRModel.forward`.
+BESIDE = (
+    "context_groups",
+    "row_index",
+    "teacher_states",
+    "teacher_states_mask",
+    "teacher_best_ids",
+    "teacher_log_probs",
+    "teacher_mask",
+    "teacher_text_embeds",
+    "teacher_passage_embeds",
+)
+
+
+@dataclass
+class Part:
+    """One loss: its weight, and its mean over the "clips", the "tokens" or the "tokens and ends" of a batch or a piece."""
+
+    weight: float
+    value: Tensor
+    counted_by: str = "clips"
+
+
+def split_batch(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Divide a batch into the arguments of `forward` and what only the losses read."""
+    return (
+        {name: value for name, value in batch.items() if name not in BESIDE},
+        {name: value for name, value in batch.items() if name in BESIDE},
+    )
+
+
+def vector_losses(
+    queries: Tensor, documents: Tensor, scale: Tensor, beside: dict[str, Any], args: CLSRTrainingArguments, config: Any
+) -> dict[str, Part]:
+    """Return the losses that compare all questions with all clips (or passages) of all processes.
+
+    Each process scores its own rows against everything; the gradient of the others' rows comes back through the
+    gathering. Averaged over processes, as DDP does, that is the gradient of one process with the whole batch.
+
+    Args:
+        queries: (B, D) unit vectors of this process.
+        documents: (B, D) likewise.
+        scale: (1,) inverse temperature.
+        beside: "context_groups" (B,), and the teacher's vectors for score distillation.
+        args: weights.
+        config: CLSRConfig.
+    """
+    groups = beside["context_groups"]
+    all_queries, all_documents, all_groups = gather(queries), gather(documents), gather(groups)
+    targets = _rank() * len(queries) + torch.arange(len(queries), device=queries.device)
+    forward = info_nce(queries, all_documents, targets, scale, groups, all_groups)
+    backward = info_nce(documents, all_queries, targets, scale, groups, all_groups)
+    # Alone it is the loss; beside a recognition loss it has the paper's weight.
+    weight = config.contrastive_weight if args.stage == "joint" else 1.0
+    parts = {"contrastive": Part(weight, (forward + backward) / 2)}
+    if args.score_weight:
+        teacher = beside["teacher_text_embeds"] @ gather(beside["teacher_passage_embeds"]).T
+        student = scale * queries @ all_documents.T
+        parts["score_distillation"] = Part(
+            args.score_weight, score_distillation(student, teacher, args.teacher_temperature)
+        )
+    return parts
+
+
+def clip_losses(output: Any, beside: dict[str, Any], args: CLSRTrainingArguments, config: Any) -> dict[str, Part]:
+    """Return the losses of single clips.
+
+    Args:
+        output: `CLSROutput`.
+        beside: the teacher's targets.
+        args: weights and stage.
+        config: CLSRConfig.
+    """
+    parts: dict[str, Part] = {}
+    if args.stage == "selfdistil":
+        states, distributions = self_distillation(output, beside)
+        return {
+            "states": Part(args.states_weight, states.mean()),
+            "distribution": Part(args.distribution_weight, distributions.mean()),
+        }
+    if output.recognition_loss is not None and args.stage in ("asr", "joint"):
+        writes_ends = config.decoder_type == "recognizer" and config.recognizer_type == "seq2seq"
+        by = "tokens and ends" if writes_ends else "tokens"
+        parts["recognition"] = Part(config.recognition_weight, output.recognition_loss, by)
+    if output.predictor_loss is not None and args.stage in ("asr", "joint"):
+        parts["predictor"] = Part(config.quantity_weight, output.predictor_loss, "tokens")
+    if args.embedding_weight and output.audio_embeds is not None and output.passage_embeds is not None:
+        distance = embedding_distillation(output.audio_embeds, output.passage_embeds)
+        parts["embedding"] = Part(args.embedding_weight, distance.mean())
+    return parts
+
+
+def count(batch: dict[str, Any], counted_by: str) -> int:
+    """Return how many "clips", "tokens" or "tokens and ends" a loss of the batch is a mean over."""
+    clips = len(batch["context_groups"])
+    if counted_by == "clips":
+        return clips
+    return int(batch["transcript_mask"].sum()) + (clips if counted_by == "tokens and ends" else 0)
+
+
+def total(parts: dict[str, Part]) -> Tensor:
+    """Return the weighted sum."""
+    return torch.stack([part.weight * part.value for part in parts.values()]).sum()
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """Join the rows of all processes, with gradient; every process must hold the same number."""
+    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+        return tensor
+    if not tensor.requires_grad:
+        rows = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
+        dist.all_gather(rows, tensor.contiguous())
+        return torch.cat(rows)
+    return all_gather_single_autograd(tensor.contiguous(), 0, dist.group.WORLD).wait()
+
+
+def _rank() -> int:
+    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -1,0 +1,202 @@
+"""One training run from its arguments: rows, model, caches, trainer, checkpoint, stamp.
+
+Enters: the three argument groups. Leaves: `output_dir` with the trained checkpoint, its stamp and its curve.
+"""
+
+import dataclasses
+import hashlib
+import json
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import set_seed
+
+from ..data.collator import Collator
+from ..data.manifest import Row, read_manifest
+from ..hub.stamp import make_stamp
+from ..recognizer_clsr import speech_encoder_of
+from .arguments import CLSRTrainingArguments, DataArguments, ModelArguments
+from .build import Built, build_model
+from .features import Shards, Texts, encoder_states, fill, fingerprint, transcripts
+from .rows import SpeechRows
+from .stages import STAGES, prepare_stage
+from .teacher import padded_targets
+from .trainer import CLSRTrainer, last_complete_checkpoint
+
+logger = logging.getLogger(__name__)
+STAMP_FILE = "stamp.json"
+
+
+def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTrainingArguments) -> CLSRTrainer:
+    """Train one stage and save the result; a run that was cut off goes on from its last whole checkpoint.
+
+    Raises:
+        ValueError, FileNotFoundError: see the arguments, the manifest's reader and the stages.
+    """
+    set_seed(args.seed)
+    stamp = make_stamp()
+    rows = load_rows(data_args.train_manifest, data_args, args)
+    pool = load_rows(data_args.eval_manifest, data_args, args) if data_args.eval_manifest else None
+    built = build_model(model_args, rows, args.seed)
+    caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
+    frozen = prepare_stage(built.model, args.stage, args.trainable)
+    trainer = CLSRTrainer(
+        built.model,
+        args,
+        frozen=frozen,
+        new_parameters=built.new_parameters,
+        data_collator=make_collator(built, args, data_args, training=True),
+        eval_collator=make_collator(built, args, data_args, training=False),
+        train_dataset=make_dataset(rows, built, args, data_args, caches, training=True),
+        eval_dataset=None if pool is None else make_dataset(pool, built, args, data_args, caches, training=False),
+        processing_class=built.processor,
+    )
+    describe(trainer, rows)
+    last = last_complete_checkpoint(args.output_dir)
+    if last is not None:
+        logger.warning("going on from %s", last)
+    trainer.train(resume_from_checkpoint=None if last is None else str(last))
+    trainer.save_model()
+    if trainer.is_world_process_zero():
+        recipe = {**dataclasses.asdict(model_args), **dataclasses.asdict(data_args), **args.to_sanitized_dict()}
+        write_stamp(args.output_dir, stamp, recipe, rows, trainer)
+    return trainer
+
+
+def load_rows(manifests: str | None, data_args: DataArguments, args: CLSRTrainingArguments) -> list[Row]:
+    """Read manifests, with the columns that the stage needs."""
+    if manifests is None:
+        raise ValueError("train_manifest is missing but rows are needed to train; see docs/datasets.md")
+    columns = dict(pair.split("=", 1) for pair in (data_args.columns or "").split(",") if pair)
+    rows: list[Row] = []
+    for path in manifests.split(","):
+        rows += read_manifest(
+            path,
+            columns=columns or None,
+            audio_root=data_args.audio_root,
+            needs=STAGES[args.stage].needs,
+            skip_bad_rows=data_args.skip_bad_rows,
+        )
+    return rows[: data_args.max_train_rows]
+
+
+def fill_caches(
+    built: Built, rows: Sequence[Row], data_args: DataArguments, args: CLSRTrainingArguments
+) -> dict[str, Any]:
+    """Make what the run reads in place of audio: `Item` field -> mapping from row id."""
+    model, processor = built.model.eval(), built.processor
+    folder = Path(data_args.cache_dir or Path(args.output_dir) / "cache")
+    rate = processor.feature_extractor.sampling_rate
+    if args.stage == "selfdistil":
+        place = fill(
+            folder, rows, padded_targets(model, processor), fingerprint(model, processor, "speech_model"), rate, "teacher"
+        )
+        return {"teacher": Shards(place)}
+    if data_args.cache == "none":
+        return {}
+    if data_args.cache == "states":
+        _check_frozen(built, args, "encoder")
+        mark = fingerprint(model, processor, _encoder_name(built))
+        return {"states": Shards(fill(folder, rows, encoder_states(model, processor), mark, rate, "states"), "states")}
+    _check_frozen(built, args, "decoder")
+    mark = fingerprint(model, processor, "speech_model")
+    return {"recognised": Texts(Shards(fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts")))}
+
+
+def make_dataset(
+    rows: Sequence[Row],
+    built: Built,
+    args: CLSRTrainingArguments,
+    data_args: DataArguments,
+    caches: dict[str, Any],
+    training: bool,
+) -> SpeechRows:
+    """Return the rows as the stage hears them; only training is augmented."""
+    heard = STAGES[args.stage].uses_clips and not {"states", "recognised"} & set(caches)
+    return SpeechRows(
+        rows,
+        built.processor.feature_extractor.sampling_rate,
+        augment=None,
+        seed=args.seed,
+        audio=heard,
+        caches=caches,
+        max_audio_s=built.model.config.max_audio_s,
+    )
+
+
+def make_collator(built: Built, args: CLSRTrainingArguments, data_args: DataArguments, training: bool) -> Collator:
+    """Return the collator of the stage; in the fixed pool no transcript enters the model."""
+    stage = STAGES[args.stage]
+    taught = training and "transcript" in stage.needs and stage.uses_clips
+    if args.stage == "text":
+        passages = "transcript"
+    elif data_args.cache == "transcripts":
+        passages = "recognised"
+    else:
+        passages = "transcript" if training and args.embedding_weight else None
+    return Collator(
+        built.processor,
+        transcript_tokenizer=built.transcript_tokenizer if taught else None,
+        leading_space=built.leading_space,
+        questions="question" in stage.needs,
+        passages=passages,
+    )
+
+
+def describe(trainer: CLSRTrainer, rows: Sequence[Row]) -> None:
+    """Say what is about to run."""
+    args, model = trainer.args, trainer.model
+    sizes: dict[bool, int] = {True: 0, False: 0}
+    for parameter in model.parameters():
+        sizes[parameter.requires_grad] += parameter.numel()
+    per_step = args.per_device_train_batch_size * args.world_size
+    seconds = sum(row.duration or 0.0 for row in rows)
+    lines = [
+        f"stage {args.stage}: {len(rows)} rows, {seconds / 3600:.1f} h",
+        f"{sizes[True]:,} parameters train, {sizes[False]:,} are frozen",
+        f"global batch {per_step * args.gradient_accumulation_steps} "
+        f"({args.world_size} processes × {args.per_device_train_batch_size} × "
+        f"{args.gradient_accumulation_steps} accumulated)",
+    ]
+    if args.is_contrastive:
+        lines.append(f"{per_step - 1} negatives for each question (accumulation adds none)")
+    if trainer.is_world_process_zero():
+        for line in lines:
+            logger.warning(line)
+
+
+def write_stamp(folder: str, stamp: dict, recipe: dict, rows: Sequence[Row], trainer: CLSRTrainer) -> None:
+    """Write what the weights depended on beside them."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(json.dumps(dataclasses.asdict(row), sort_keys=True, default=str).encode())
+    device = trainer.args.device
+    content = stamp | {
+        "recipe": {name: value for name, value in recipe.items() if value is not None},
+        "rows": len(rows),
+        "rows_sha256": digest.hexdigest(),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
+        "world_size": trainer.args.world_size,
+        "steps": trainer.state.global_step,
+        "best_checkpoint": trainer.state.best_model_checkpoint and Path(trainer.state.best_model_checkpoint).name,
+        "best_metric": trainer.state.best_metric,
+    }
+    file = Path(folder) / STAMP_FILE
+    file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _check_frozen(built: Built, args: CLSRTrainingArguments, part: str) -> None:
+    if part in STAGES[args.stage].trains and not args.trainable:
+        raise ValueError(
+            f"cache keeps what a frozen {part} makes but the stage {args.stage!r} trains it; "
+            "leave cache out or narrow trainable"
+        )
+
+
+def _encoder_name(built: Built) -> str:
+    encoder = built.model.speech_model
+    inner = encoder.encoder if built.model.config.decoder_type != "recognizer" else speech_encoder_of(encoder)
+    return next(name for name, module in built.model.named_modules() if module is inner)
