@@ -79,7 +79,8 @@ class Collator:
             batch |= self._transcripts([item.row.transcript or "" for item in items])
         if self.passages is not None:
             texts = [
-                (item.recognised if self.passages == "recognised" else item.row.transcript) or "." for item in items
+                (item.recognised if self.passages == "recognised" else item.row.transcript) or "."
+                for item in items
             ]
             tokens = self._tokens(texts)
             batch |= {"passage_ids": tokens["input_ids"], "passage_mask": tokens["attention_mask"]}
@@ -109,9 +110,13 @@ class Collator:
     def _transcripts(self, texts: list[str]) -> dict[str, Tensor]:
         lead = " " if self.leading_space else ""
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message="Token indices sequence length")  # clips bound it already
+            warnings.filterwarnings(
+                "ignore", message="Token indices sequence length"
+            )  # clips bound it already
             rows = [
-                torch.tensor(self.transcript_tokenizer(lead + text, add_special_tokens=False)["input_ids"]).long()
+                torch.tensor(
+                    self.transcript_tokenizer(lead + text, add_special_tokens=False)["input_ids"]
+                ).long()
                 for text in texts
             ]
         return {

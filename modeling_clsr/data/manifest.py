@@ -118,7 +118,9 @@ def check_rows(
         more = f"\n  and {len(bad) - LISTED} more" if len(bad) > LISTED else ""
         logger.warning("%d rows of %s were skipped:\n  %s%s", len(bad), source, shown, more)
     if not rows:
-        raise ValueError(f"{source} has {len(bad)} rows and 0 usable ones; see the reasons with skip_bad_rows off")
+        raise ValueError(
+            f"{source} has {len(bad)} rows and 0 usable ones; see the reasons with skip_bad_rows off"
+        )
     return rows
 
 
@@ -168,7 +170,9 @@ def _raw_rows(path: Path) -> Iterator[tuple[int, Any]]:
 
 def _row(record: Any, number: int, source: str, columns: Mapping[str, str], root: Path) -> Row:
     if not isinstance(record, Mapping):
-        raise ValueError(f"row {number} of {source} is no JSON object ({str(record)[:60]}); write one object per line")
+        raise ValueError(
+            f"row {number} of {source} is no JSON object ({str(record)[:60]}); write one object per line"
+        )
     values = {}
     for name in NAMES:
         column = columns.get(name, name)
@@ -218,7 +222,9 @@ def _duration(path: str, where: str) -> float:
     try:
         return soundfile.info(path).duration
     except soundfile.LibsndfileError as error:
-        raise ValueError(f"{where} names {path}, which cannot be read ({error}); repair or drop it") from error
+        raise ValueError(
+            f"{where} names {path}, which cannot be read ({error}); repair or drop it"
+        ) from error
 
 
 def _relative(path: str, folder: Path) -> str:

@@ -116,7 +116,6 @@ class CLSRTrainingArguments(TrainingArguments):
     teacher_temperature: float = field(default=0.05, metadata={"help": "of those scores"})
     states_weight: float = field(default=1.0, metadata={"help": "selfdistil: error of the encoder's states"})
     distribution_weight: float = field(default=1.0, metadata={"help": "selfdistil: KL of the decoder's distributions"})
-    train_best: str = field(default="eval_recall_at_1", metadata={"help": "measure that picks the best checkpoint"})
 
     # Defaults that every stage needs, and names the Trainer would get wrong.
     remove_unused_columns: bool = False
@@ -126,6 +125,9 @@ class CLSRTrainingArguments(TrainingArguments):
     train_sampling_strategy: str = "group_by_length"
 
     def __post_init__(self):
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "eval_recall_at_1" if self.is_contrastive else "eval_wer"
+            self.greater_is_better = self.is_contrastive
         super().__post_init__()
         if self.stage not in STAGES:
             raise ValueError(f"stage is {self.stage!r} but must be one of {', '.join(STAGES)}")

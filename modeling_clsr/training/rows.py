@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset, IterableDataset
+from torch.utils.data import Dataset, IterableDataset, Sampler
+from transformers.trainer_pt_utils import get_length_grouped_indices
 
 from ..data.audio import load_audio
 from ..data.collator import Item
@@ -76,6 +77,35 @@ class SpeechRows(Dataset):
         if self.augment is not None:
             waveform = self.augment(waveform, self.sampling_rate, (self.seed, self.epoch, index))
         return waveform if self.max_audio_s is None else waveform[: int(self.max_audio_s * self.sampling_rate)]
+
+
+class EpochSampler(Sampler[int]):
+    """Rows in an order that depends on seed and epoch alone, so that a resumed run goes on in the same order.
+
+    Args:
+        lengths: of the rows; neighbours get like lengths, so that little is computed on padding.
+        group: rows of a step.
+        seed: of the order.
+        by_length: False gives a plain random order.
+    """
+
+    def __init__(self, lengths: Sequence[float], group: int, seed: int = 0, by_length: bool = True):
+        self.lengths = [max(round(100 * length), 1) for length in lengths]
+        self.group, self.seed, self.by_length = group, seed, by_length
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Draw another order; the Trainer calls it."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __iter__(self) -> Iterator[int]:
+        generator = torch.Generator().manual_seed(self.seed + self.epoch)
+        if not self.by_length:
+            return iter(torch.randperm(len(self.lengths), generator=generator).tolist())
+        return iter(get_length_grouped_indices(self.lengths, self.group, generator=generator))
 
 
 class StreamedRows(IterableDataset):

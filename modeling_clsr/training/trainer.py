@@ -15,7 +15,6 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, SequentialSampler
 from transformers import Trainer, TrainerCallback
-from transformers.trainer_pt_utils import LengthGroupedSampler
 
 from ..data.collator import Collator
 from ..evaluation.metrics import word_error_rate
@@ -25,7 +24,7 @@ from .arguments import CLSRTrainingArguments
 from .cached import PER_ROW, cached_step, documents_of
 from .curve import CurveCallback
 from .objective import Part, clip_losses, split_batch, total, vector_losses
-from .rows import SpeechRows
+from .rows import EpochSampler, SpeechRows
 from .stages import STAGES
 
 logger = logging.getLogger(__name__)
@@ -138,11 +137,12 @@ class CLSRTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None):
         dataset = train_dataset or self.train_dataset
-        if self.args.train_sampling_strategy == "group_by_length" and isinstance(dataset, SpeechRows):
-            # Neighbours of like length: little is computed on padding.
-            size = self.args.train_batch_size * self.args.gradient_accumulation_steps
-            return LengthGroupedSampler(size, lengths=[max(round(100 * s), 1) for s in dataset.lengths()])
-        return super()._get_train_sampler(train_dataset)
+        if not isinstance(dataset, SpeechRows):
+            return super()._get_train_sampler(train_dataset)
+        size = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.args.world_size
+        by_length = self.args.train_sampling_strategy == "group_by_length"
+        seed = self.args.seed if self.args.data_seed is None else self.args.data_seed
+        return EpochSampler(dataset.lengths(), size, seed, by_length)
 
     def _get_eval_sampler(self, eval_dataset):
         return SequentialSampler(eval_dataset)
