@@ -58,7 +58,7 @@ def teach_recognizer(
     """
     real = torch.ones_like(token_ids).bool() if token_mask is None else token_mask.bool()
     labels = token_ids.masked_fill(~real, IGNORED_ID)
-    if int(labels.max()) >= recognizer.config.vocab_size:
+    if labels.numel() and int(labels.max()) >= recognizer.config.vocab_size:
         raise ValueError(
             f"transcript_ids hold token {int(labels.max())} but the recogniser has {recognizer.config.vocab_size}; "
             "cut transcripts by the recogniser's own tokenizer, not the text encoder's"

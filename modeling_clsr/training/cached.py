@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .objective import Part, count, total
+from .objective import COUNTED_BY, Part, count, process_share, total
 
 PER_ROW = "context_groups"  # a tensor that every batch has, one entry per row
 
@@ -72,6 +72,7 @@ def cached_step(
     parts = vector_losses(leaves[0], leaves[1], leaves[2], batch)
     gradients = torch.autograd.grad(total(parts), leaves, allow_unused=True)
     parts = {name: Part(part.weight, part.value.detach(), part.counted_by) for name, part in parts.items()}
+    shares = {counted_by: process_share(batch, counted_by) for counted_by in COUNTED_BY}
     start = 0
     for number, (piece, chance) in enumerate(zip(pieces, chances, strict=True)):
         with chance.again():
@@ -79,7 +80,7 @@ def cached_step(
         end = start + len(piece[PER_ROW])
         surrogate = _follow(output, gradients, start, end, is_first=number == 0)
         for name, part in clip_losses(output, piece).items():
-            share = count(piece, part.counted_by) / max(count(batch, part.counted_by), 1)
+            share = count(piece, part.counted_by) / max(count(batch, part.counted_by), 1) * shares[part.counted_by]
             surrogate = surrogate + share * part.weight * part.value
             value = share * part.value.detach()
             known = parts.get(name)

@@ -30,6 +30,7 @@ BESIDE = (
     "teacher_text_embeds",
     "teacher_passage_embeds",
 )
+COUNTED_BY = ("clips", "tokens", "tokens and ends")
 
 
 @dataclass
@@ -113,9 +114,22 @@ def clip_losses(output: Any, beside: dict[str, Any], args: CLSRTrainingArguments
 def count(batch: dict[str, Any], counted_by: str) -> int:
     """Return how many "clips", "tokens" or "tokens and ends" a loss of the batch is a mean over."""
     clips = len(batch["context_groups"])
-    if counted_by == "clips":
+    if counted_by == "clips" or "transcript_mask" not in batch:
         return clips
     return int(batch["transcript_mask"].sum()) + (clips if counted_by == "tokens and ends" else 0)
+
+
+def process_share(batch: dict[str, Any], counted_by: str) -> float:
+    """Return what a loss of this process is multiplied by, so that the mean over processes is that over all tokens.
+
+    1 with one process. DDP averages gradients; a process with fewer tokens than the others must count for less.
+    """
+    if counted_by == "clips" or not _is_distributed():
+        return 1.0
+    own = torch.tensor([float(count(batch, counted_by))], device=batch["context_groups"].device)
+    everyone = own.clone()
+    dist.all_reduce(everyone)
+    return float(own * dist.get_world_size() / everyone.clamp(min=1))
 
 
 def total(parts: dict[str, Part]) -> Tensor:
@@ -125,7 +139,7 @@ def total(parts: dict[str, Part]) -> Tensor:
 
 def gather(tensor: Tensor) -> Tensor:
     """Join the rows of all processes, with gradient; every process must hold the same number."""
-    if not (dist.is_available() and dist.is_initialized()) or dist.get_world_size() == 1:
+    if not _is_distributed():
         return tensor
     if not tensor.requires_grad:
         rows = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
@@ -134,5 +148,9 @@ def gather(tensor: Tensor) -> Tensor:
     return all_gather_single_autograd(tensor.contiguous(), 0, dist.group.WORLD).wait()
 
 
+def _is_distributed() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
 def _rank() -> int:
-    return dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+    return dist.get_rank() if _is_distributed() else 0

@@ -23,7 +23,7 @@ from ..modeling_clsr import CLSRModel
 from .arguments import CLSRTrainingArguments
 from .cached import PER_ROW, cached_step, documents_of
 from .curve import CurveCallback
-from .objective import Part, clip_losses, split_batch, total, vector_losses
+from .objective import Part, clip_losses, process_share, split_batch, total, vector_losses
 from .rows import EpochSampler, SpeechRows
 from .stages import STAGES
 
@@ -106,7 +106,9 @@ class CLSRTrainer(Trainer):
             parts = vector_losses(
                 output.text_embeds, documents_of(output), output.logit_scale, inputs, self.args, config
             )
-        parts |= clip_losses(output, inputs, self.args, config)
+        for name, part in clip_losses(output, inputs, self.args, config).items():
+            part.value = part.value * process_share(inputs, part.counted_by)
+            parts[name] = part
         self._note(parts)
         loss = total(parts)
         return (loss, output) if return_outputs else loss
