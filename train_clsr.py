@@ -16,7 +16,7 @@ from modeling_clsr.training.run import run
 def main() -> None:
     """Parse, run; one line for what the user can mend."""
     try:
-        run(*parse_arguments(sys.argv[1:]))
+        run(*parse_arguments(sys.argv[1:])).finish()
     except (ValueError, FileNotFoundError, ImportError) as error:
         if "--debug" in sys.argv:
             raise

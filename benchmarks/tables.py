@@ -57,8 +57,8 @@ def figures_table() -> str:
     machine = f"{indexing['stamp']['processor']}, {indexing['stamp']['threads']} threads"
     lines += [
         "",
-        f"Default checkpoint: {parameters:.1f} million parameters. Indexing: {indexing['stamp']['data']}, all systems in",
-        f"one run, on {machine}. The stamps in `benchmarks/results` name commit, versions and data.",
+        f"Default checkpoint: {parameters:.1f} million parameters. Indexing: {indexing['stamp']['data']}, in one run,",
+        f"on {machine}. The stamps in `benchmarks/results` name commit, versions and data.",
     ]
     return "\n".join(lines)
 

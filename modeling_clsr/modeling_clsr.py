@@ -433,7 +433,7 @@ class CLSRModel(CLSRPreTrainedModel):
         found = self.speech_model(speech, table, labels)
         token_mask, logits = cast(Tensor, found.token_mask), cast(Tensor, found.logits)
         if not embed:
-            rows = self.adaptor.choose(logits, token_mask)
+            rows = cast(VQAdaptor, self.adaptor).choose(logits, token_mask)
             output = BaseModelOutputWithPooling()
         else:
             embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)

@@ -26,7 +26,9 @@ def test_draft_beside_its_own_greedy_transcript_is_that_transcript(family, tmp_p
     ids = torch.tensor([result.token_ids[:length] for result in greedy])
     drafts, logits, _ = teach_recognizer(model.speech_model, speech, ids, None, model.config)
     assert [draft.token_ids for draft in drafts] == ids.tolist()
-    assert torch.allclose(logits[:, :-1], score_tokens(model.speech_model, speech, drafts, model.config), atol=1e-5)
+    assert torch.allclose(
+        logits[:, :-1], score_tokens(model.speech_model, speech, drafts, model.config), atol=1e-5
+    )
     for draft, result in zip(drafts, greedy, strict=True):
         assert draft.log_probs == pytest.approx(result.log_probs[:length], abs=1e-4)
 

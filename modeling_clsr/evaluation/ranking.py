@@ -42,14 +42,16 @@ def hit_chances(scores: np.ndarray, relevant: np.ndarray, k: int) -> np.ndarray:
 
 
 def reciprocal_ranks(scores: np.ndarray, relevant: np.ndarray, k: int = 10) -> np.ndarray:
-    """Return for each query the expected reciprocal of the first relevant rank, 0 beyond k. Arguments as `hit_chances`."""
+    """Return for each query the expected reciprocal of its first relevant rank, 0 beyond k; see `hit_chances`."""
     chances = [hit_chances(scores, relevant, cut) for cut in range(k + 1)]
     return sum(
         ((chances[rank] - chances[rank - 1]) / rank for rank in range(1, k + 1)), start=np.zeros(len(scores))
     )
 
 
-def ranking_measures(scores: np.ndarray, relevant: np.ndarray, cuts: Sequence[int] = CUTS) -> dict[str, float]:
+def ranking_measures(
+    scores: np.ndarray, relevant: np.ndarray, cuts: Sequence[int] = CUTS
+) -> dict[str, float]:
     """Return recall_at_k (a relevant document among the first k) for each cut and mrr at 10, means over queries."""
     measures = {f"recall_at_{k}": float(hit_chances(scores, relevant, k).mean()) for k in cuts}
     return measures | {"mrr": float(reciprocal_ranks(scores, relevant).mean())}

@@ -21,19 +21,25 @@ class ModelArguments:
     """The model to start from; fields of `CLSRConfig` left out keep what the checkpoint or the parts say."""
 
     model: str | None = field(
-        default=None, metadata={"help": "checkpoint folder or Hub id to go on from; 'default' for clsr-base-en"}
+        default=None,
+        metadata={"help": "checkpoint folder or Hub id to go on from; 'default' for clsr-base-en"},
     )
     speech: str | None = field(
         default=None,
-        metadata={"help": "recogniser to join: folder, Hub id, or 'sanm' for a new SAN-M encoder (then decoder_type)"},
+        metadata={
+            "help": "recogniser to join: folder, Hub id, or 'sanm' for a new SAN-M encoder (then decoder_type)"
+        },
     )
     text: str | None = field(default=None, metadata={"help": "text encoder to join: folder or Hub id"})
     recognizer_tokenizer: str | None = field(
-        default=None, metadata={"help": "tokenizer of a pretrained recogniser; found by itself for known parts"}
+        default=None,
+        metadata={"help": "tokenizer of a pretrained recogniser; found by itself for known parts"},
     )
     vocabulary: str = field(
         default="all",
-        metadata={"help": "'train' lets a parallel decoder write only the tokens of the training transcripts"},
+        metadata={
+            "help": "'train' lets a parallel decoder write only the tokens of the training transcripts"
+        },
     )
     encoder_layers: int = field(default=50, metadata={"help": "of a new SAN-M encoder"})
     decoder_layers: int = field(default=16, metadata={"help": "of a new SAN-M decoder"})
@@ -43,8 +49,12 @@ class ModelArguments:
     dropout: float = field(default=0.1, metadata={"help": "of new SAN-M layers"})
     decoder_type: str | None = field(default=None, metadata={"help": "recognizer, sanm or whisper"})
     predictor_type: str | None = field(default=None, metadata={"help": "cif or ctc"})
-    adaptor_type: str | None = field(default=None, metadata={"help": "retokenize, vq, softmax, expected, projection"})
-    adaptor_temperature: float | None = field(default=None, metadata={"help": "gamma of the straight-through softmax"})
+    adaptor_type: str | None = field(
+        default=None, metadata={"help": "retokenize, vq, softmax, expected, projection"}
+    )
+    adaptor_temperature: float | None = field(
+        default=None, metadata={"help": "gamma of the straight-through softmax"}
+    )
     adaptor_num_best: int | None = None
     tie_output: bool | None = None
     draft_passes: int | None = None
@@ -54,7 +64,9 @@ class ModelArguments:
     recognition_weight: float | None = None
     quantity_weight: float | None = None
     minimum_error_weight: float | None = field(default=None, metadata={"help": "of MWER; 0 leaves it out"})
-    logit_scale_init_value: float | None = field(default=None, metadata={"help": "inverse temperature at the start"})
+    logit_scale_init_value: float | None = field(
+        default=None, metadata={"help": "inverse temperature at the start"}
+    )
 
     def config_fields(self) -> dict[str, Any]:
         """Return the fields of `CLSRConfig` that were given."""
@@ -70,17 +82,25 @@ class DataArguments:
     train_manifest: str | None = field(
         default=None, metadata={"help": "JSONL of rows (docs/datasets.md); several with commas"}
     )
-    eval_manifest: str | None = field(default=None, metadata={"help": "the fixed pool for R@k and WER while training"})
-    audio_root: str | None = field(default=None, metadata={"help": "folder of relative audio paths, if another one"})
+    eval_manifest: str | None = field(
+        default=None, metadata={"help": "the fixed pool for R@k and WER while training"}
+    )
+    audio_root: str | None = field(
+        default=None, metadata={"help": "folder of relative audio paths, if another one"}
+    )
     columns: str | None = field(
         default=None, metadata={"help": "other column names, as 'transcript=text,duration=dur'"}
     )
-    skip_bad_rows: bool = field(default=False, metadata={"help": "leave out unusable rows, count and list them"})
+    skip_bad_rows: bool = field(
+        default=False, metadata={"help": "leave out unusable rows, count and list them"}
+    )
     max_train_rows: int | None = field(default=None, metadata={"help": "of the manifest, for a trial"})
     streaming: bool = field(default=False, metadata={"help": "read rows as they come; needs max_steps"})
     cache: str = field(
         default="none",
-        metadata={"help": "'states' of a frozen speech encoder or 'transcripts' of a frozen recogniser, made once"},
+        metadata={
+            "help": "'states' of a frozen speech encoder or 'transcripts' of a frozen recogniser, made once"
+        },
     )
     cache_dir: str | None = field(default=None, metadata={"help": "where; output_dir/cache if left out"})
     noise_dir: str | None = field(default=None, metadata={"help": "folder of noise*.flac and rir*.flac"})
@@ -99,10 +119,12 @@ class CLSRTrainingArguments(TrainingArguments):
 
     stage: str = field(default="joint", metadata={"help": f"one of {', '.join(STAGES)}"})
     trainable: str | None = field(
-        default=None, metadata={"help": "regular expression of parameter names; narrows what the stage trains"}
+        default=None,
+        metadata={"help": "regular expression of parameter names; narrows what the stage trains"},
     )
     mini_batch_size: int | None = field(
-        default=None, metadata={"help": "GradCache: rows encoded at a time; the batch stays the set of negatives"}
+        default=None,
+        metadata={"help": "GradCache: rows encoded at a time; the batch stays the set of negatives"},
     )
     new_learning_rate: float | None = field(
         default=None, metadata={"help": "of parts that start from random weights; learning_rate if left out"}
@@ -115,7 +137,9 @@ class CLSRTrainingArguments(TrainingArguments):
     )
     teacher_temperature: float = field(default=0.05, metadata={"help": "of those scores"})
     states_weight: float = field(default=1.0, metadata={"help": "selfdistil: error of the encoder's states"})
-    distribution_weight: float = field(default=1.0, metadata={"help": "selfdistil: KL of the decoder's distributions"})
+    distribution_weight: float = field(
+        default=1.0, metadata={"help": "selfdistil: KL of the decoder's distributions"}
+    )
 
     # Defaults that every stage needs, and names the Trainer would get wrong.
     remove_unused_columns: bool = False
@@ -159,14 +183,14 @@ def parse_arguments(argv: list[str]) -> tuple[ModelArguments, DataArguments, CLS
         ValueError: a key or flag is unknown, or a value is out of range.
     """
     parser: Any = HfArgumentParser(
-        (ModelArguments, DataArguments, CLSRTrainingArguments),
+        (ModelArguments, DataArguments, CLSRTrainingArguments),  # type: ignore[arg-type]  # the library's own form
         description="Train a contrastive language-speech retriever. See docs/training.md.",
     )
     parser.add_argument("--config", help="flat YAML recipe; flags win over it")
     given = [word for word in argv if word == "--config" or word.startswith("--config=")]
     if given:
         parser.set_defaults(**_read_recipe(_recipe_path(argv), parser))
-    *parsed, rest, unknown = parser.parse_args_into_dataclasses(
+    *parsed, _rest, unknown = parser.parse_args_into_dataclasses(
         argv, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
@@ -188,13 +212,21 @@ def _read_recipe(path: Path, parser: Any) -> dict[str, Any]:
         raise FileNotFoundError(f"--config names {path}, which is not there; see recipes/ for examples")
     recipe = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     if not isinstance(recipe, dict):
-        raise ValueError(f"{path} holds a {type(recipe).__name__} but a recipe is a flat list of 'key: value'")
+        raise ValueError(
+            f"{path} holds a {type(recipe).__name__} but a recipe is a flat list of 'key: value'"
+        )
     known = _names(parser)
     for key, value in recipe.items():
         if key not in known:
             raise ValueError(_unknown(key, str(path), known))
-        if isinstance(value, dict) and key not in ("fsdp_config", "accelerator_config", "lr_scheduler_kwargs"):
-            raise ValueError(f"{path}: {key} holds a {type(value).__name__} but recipes are flat; write one value")
+        if isinstance(value, dict) and key not in (
+            "fsdp_config",
+            "accelerator_config",
+            "lr_scheduler_kwargs",
+        ):
+            raise ValueError(
+                f"{path}: {key} holds a {type(value).__name__} but recipes are flat; write one value"
+            )
     # YAML reads 5e-5 as a string; argparse converts the strings among its defaults.
     return {
         key: str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value

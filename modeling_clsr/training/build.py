@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
 
 from ..configuration_clsr import CLSRConfig, SANMConfig
 from ..data.audio import load_audio
@@ -67,7 +67,7 @@ def build_model(args: ModelArguments, rows: Sequence[Row], seed: int = 0) -> Bui
 
 
 def _from_checkpoint(args: ModelArguments) -> Built:
-    folder = str(default_checkpoint()) if args.model == "default" else args.model
+    folder = str(default_checkpoint() if args.model == "default" else args.model)
     config = CLSRConfig.from_pretrained(folder, **args.config_fields())
     model, report = CLSRModel.from_pretrained(
         folder, config=config, dtype=torch.float32, output_loading_info=True
@@ -77,7 +77,7 @@ def _from_checkpoint(args: ModelArguments) -> Built:
 
 
 def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
-    fields = args.config_fields()
+    fields, text = args.config_fields(), str(args.text)
     parallel = fields.get("decoder_type", "recognizer") != "recognizer"
     speech: Any = args.speech
     if args.speech == "sanm":
@@ -85,15 +85,19 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
     if fields.get("decoder_type") == "sanm":
         width = getattr(speech, "hidden_size", None)
         fields["decoder_config"] = _sanm(
-            args, num_hidden_layers=args.decoder_layers, encoder_hidden_size=width or _encoder_width(args.speech)
+            args,
+            num_hidden_layers=args.decoder_layers,
+            encoder_hidden_size=width or _encoder_width(args.speech),
         )
-    tokenizer = AutoTokenizer.from_pretrained(args.text)
+    tokenizer = AutoTokenizer.from_pretrained(text)
     if parallel and args.vocabulary == "train":
         words = {row.transcript or "" for row in rows}
         ids = tokenizer(sorted(words), add_special_tokens=False, verbose=False)["input_ids"]
-        fields["vocabulary_ids"] = sorted({token for row in ids for token in row} - set(tokenizer.all_special_ids))
-    model = CLSRModel.from_pretrained_parts(speech=speech, text=args.text, **fields)
-    processor = CLSRProcessor.from_pretrained_parts(speech=speech, text=args.text, parallel=parallel)
+        fields["vocabulary_ids"] = sorted(
+            {token for row in ids for token in row} - set(tokenizer.all_special_ids)
+        )
+    model = CLSRModel.from_pretrained_parts(speech=speech, text=text, **fields)
+    processor = CLSRProcessor.from_pretrained_parts(speech=speech, text=text, parallel=parallel)
     kept = "speech_model.encoder." if args.speech != "sanm" else "\0"
     new = [
         name
@@ -103,7 +107,7 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
     return Built(model, processor, *_transcripts(args, model, processor), new)
 
 
-def _sanm(args: ModelArguments, **sizes: int) -> SANMConfig:
+def _sanm(args: ModelArguments, **sizes: Any) -> SANMConfig:
     return SANMConfig(
         hidden_size=args.width,
         num_attention_heads=args.heads,
@@ -114,9 +118,7 @@ def _sanm(args: ModelArguments, **sizes: int) -> SANMConfig:
     )
 
 
-def _encoder_width(speech: str | None) -> int:
-    from transformers import AutoConfig
-
+def _encoder_width(speech: Any) -> int:
     return AutoConfig.from_pretrained(speech).hidden_size
 
 
@@ -124,7 +126,8 @@ def _transcripts(args: ModelArguments, model: CLSRModel, processor: CLSRProcesso
     """Return the tokenizer of true transcripts, and whether a text starts with a space."""
     if isinstance(model.speech_model, ParallelRecognizer):
         return processor.tokenizer, False
-    origin = args.recognizer_tokenizer or args.speech or model.config.speech_config._name_or_path
+    speech_config: Any = model.config.speech_config
+    origin: Any = args.recognizer_tokenizer or args.speech or speech_config._name_or_path
     if origin == WHISPER_ID and args.recognizer_tokenizer is None:
         try:
             tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(whisper_tokenizer_file()))
@@ -137,7 +140,7 @@ def _transcripts(args: ModelArguments, model: CLSRModel, processor: CLSRProcesso
 
 def _fill_statistics(built: Built, rows: Sequence[Row], seed: int) -> None:
     """Measure the filterbank of a new SAN-M encoder on training clips (CMVN)."""
-    speech = built.model.speech_model
+    speech: Any = built.model.speech_model
     shift = getattr(speech, "cmvn_shift", None)
     if shift is None or bool(shift.any()):
         return
@@ -145,7 +148,9 @@ def _fill_statistics(built: Built, rows: Sequence[Row], seed: int) -> None:
     heard = random.Random(seed).sample(list(rows), min(STATISTICS_CLIPS, len(rows)))
     total, squares, count = torch.zeros_like(shift).double(), torch.zeros_like(shift).double(), 0
     for row in heard:
-        frames = extractor(load_audio(row.audio, extractor.sampling_rate), extractor.sampling_rate)["input_features"]
+        frames = extractor(load_audio(row.audio, extractor.sampling_rate), extractor.sampling_rate)[
+            "input_features"
+        ]
         total += frames[0].double().sum(dim=0)
         squares += frames[0].double().square().sum(dim=0)
         count += frames.shape[1]

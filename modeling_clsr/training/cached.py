@@ -57,7 +57,8 @@ def cached_step(
     """
     pieces = list(split_rows(batch, size))
     devices = sorted(
-        {value.device for value in batch.values() if torch.is_tensor(value) and value.device.type == "cuda"}, key=str
+        {value.device for value in batch.values() if torch.is_tensor(value) and value.device.type == "cuda"},
+        key=str,
     )
     chances, queries, documents = [], [], []
     with torch.no_grad():
@@ -80,7 +81,11 @@ def cached_step(
         end = start + len(piece[PER_ROW])
         surrogate = _follow(output, gradients, start, end, is_first=number == 0)
         for name, part in clip_losses(output, piece).items():
-            share = count(piece, part.counted_by) / max(count(batch, part.counted_by), 1) * shares[part.counted_by]
+            share = (
+                count(piece, part.counted_by)
+                / max(count(batch, part.counted_by), 1)
+                * shares[part.counted_by]
+            )
             surrogate = surrogate + share * part.weight * part.value
             value = share * part.value.detach()
             known = parts.get(name)
@@ -94,12 +99,13 @@ def split_rows(batch: dict[str, Any], size: int) -> Iterator[dict[str, Any]]:
     """Yield pieces of `size` rows; they keep the padding of the batch."""
     for start in range(0, len(batch[PER_ROW]), size):
         yield {
-            name: value[start : start + size] if torch.is_tensor(value) else value for name, value in batch.items()
+            name: value[start : start + size] if torch.is_tensor(value) else value
+            for name, value in batch.items()
         }
 
 
 def documents_of(output: Any) -> Tensor:
-    """Return the vectors that questions are compared with: the clips', or the written passages' where nothing is heard."""
+    """Return what questions are compared with: the clips' vectors, or the passages' where nothing is heard."""
     return output.passage_embeds if output.audio_embeds is None else output.audio_embeds
 
 

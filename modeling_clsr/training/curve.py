@@ -38,7 +38,9 @@ def draw_curve(history: list[dict[str, Any]], file: Path) -> None:
         file: PNG to write.
     """
     losses = _series(history, lambda name: name == "loss" or name.startswith("loss_"))
-    measures = _series(history, lambda name: name.startswith("eval_") and name.split("_")[1] in ("recall", "mrr", "wer"))
+    measures = _series(
+        history, lambda name: name.startswith("eval_") and name.split("_")[1] in ("recall", "mrr", "wer")
+    )
     if matplotlib is None or not losses:
         return
     figure = matplotlib.figure.Figure(figsize=(8, 6), layout="constrained")

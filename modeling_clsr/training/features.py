@@ -50,7 +50,7 @@ class Shards(Mapping):
     def __getitem__(self, name: str) -> Any:
         shard, number = self.places[name]
         with safe_open(self.folder / f"{shard}.safetensors", "pt") as file:
-            keys = [key for key in file.keys() if key.startswith(f"{number}.")]  # noqa: SIM118 - not a mapping
+            keys = [key for key in file.keys() if key.startswith(f"{number}.")]
             entry = {key.split(".", 1)[1]: file.get_tensor(key) for key in keys}
         return entry[self.single] if self.single else entry
 
@@ -137,7 +137,8 @@ def encoder_states(model: CLSRModel, processor: Any) -> MakeEntries:
             else encode_speech(model.speech_model, **batch)
         )
         return [
-            {"states": states[mask].half().cpu()} for states, mask in zip(speech.states, speech.mask, strict=True)
+            {"states": states[mask].half().cpu()}
+            for states, mask in zip(speech.states, speech.mask, strict=True)
         ]
 
     return torch.no_grad()(make)
@@ -150,7 +151,8 @@ def transcripts(model: CLSRModel, processor: Any) -> MakeEntries:
         batch = processor(audio=waveforms, sampling_rate=processor.feature_extractor.sampling_rate)
         written = model.transcribe(**{name: value.to(model.device) for name, value in batch.items()})
         return [
-            {"text": torch.tensor(list(transcript.text.encode()), dtype=torch.uint8)} for transcript in written
+            {"text": torch.tensor(list(transcript.text.encode()), dtype=torch.uint8)}
+            for transcript in written
         ]
 
     return make

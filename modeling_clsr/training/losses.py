@@ -1,9 +1,8 @@
-"""Distillation losses: pure functions of tensors. InfoNCE is in `contrastive_clsr`, recognition losses in `sampler_clsr`.
+"""Distillation losses, pure functions of tensors. InfoNCE: `contrastive_clsr`; recognition losses: `sampler_clsr`.
 
 Axes: B clips, Q questions, N clips or passages, K hypotheses, F frames, U tokens, V vocabulary, D vector width.
 """
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -35,7 +34,9 @@ def score_distillation(student_scores: Tensor, teacher_scores: Tensor, temperatu
     Source: SpeechDPR (Lin et al. 2024, arXiv 2401.13463), distillation of the sentence retriever.
     """
     teacher = (teacher_scores.detach().float() / temperature).log_softmax(dim=-1)
-    return F.kl_div(student_scores.float().log_softmax(dim=-1), teacher, reduction="batchmean", log_target=True)
+    return F.kl_div(
+        student_scores.float().log_softmax(dim=-1), teacher, reduction="batchmean", log_target=True
+    )
 
 
 def agreement_loss(hypothesis_embeds: Tensor, log_probs: Tensor) -> Tensor:
@@ -69,7 +70,9 @@ def states_distillation(students: Tensor, teachers: Tensor, mask: Tensor) -> Ten
     return error / (teachers.square() * keep).sum(dim=(1, 2)).clamp(min=1e-9)
 
 
-def distribution_distillation(logits: Tensor, teacher_ids: Tensor, teacher_log_probs: Tensor, mask: Tensor) -> Tensor:
+def distribution_distillation(
+    logits: Tensor, teacher_ids: Tensor, teacher_log_probs: Tensor, mask: Tensor
+) -> Tensor:
     """Return KL(teacher || student) of token distributions of which the teacher's K best tokens are known.
 
     The teacher's remaining mass is compared as one event, so that the value is 0 where the student agrees, and never

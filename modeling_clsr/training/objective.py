@@ -5,11 +5,10 @@ and losses of single clips, whose mean over the batch is a weighted sum over its
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed._functional_collectives import all_gather_single_autograd
 
@@ -35,7 +34,7 @@ COUNTED_BY = ("clips", "tokens", "tokens and ends")
 
 @dataclass
 class Part:
-    """One loss: its weight, and its mean over the "clips", the "tokens" or the "tokens and ends" of a batch or a piece."""
+    """One loss: its weight, and its mean over the "clips", "tokens" or "tokens and ends" of a batch or a piece."""
 
     weight: float
     value: Tensor
@@ -51,7 +50,12 @@ def split_batch(batch: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
 
 
 def vector_losses(
-    queries: Tensor, documents: Tensor, scale: Tensor, beside: dict[str, Any], args: CLSRTrainingArguments, config: Any
+    queries: Tensor,
+    documents: Tensor,
+    scale: Tensor,
+    beside: dict[str, Any],
+    args: CLSRTrainingArguments,
+    config: Any,
 ) -> dict[str, Part]:
     """Return the losses that compare all questions with all clips (or passages) of all processes.
 
@@ -83,7 +87,9 @@ def vector_losses(
     return parts
 
 
-def clip_losses(output: Any, beside: dict[str, Any], args: CLSRTrainingArguments, config: Any) -> dict[str, Part]:
+def clip_losses(
+    output: Any, beside: dict[str, Any], args: CLSRTrainingArguments, config: Any
+) -> dict[str, Part]:
     """Return the losses of single clips.
 
     Args:
@@ -145,7 +151,7 @@ def gather(tensor: Tensor) -> Tensor:
         rows = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
         dist.all_gather(rows, tensor.contiguous())
         return torch.cat(rows)
-    return all_gather_single_autograd(tensor.contiguous(), 0, dist.group.WORLD).wait()
+    return all_gather_single_autograd(tensor.contiguous(), 0, cast(Any, dist.group.WORLD)).wait()
 
 
 def _is_distributed() -> bool:

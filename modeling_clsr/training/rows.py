@@ -15,7 +15,9 @@ from ..data.audio import load_audio
 from ..data.collator import Item
 from ..data.manifest import Row
 
-Augment = Callable[[np.ndarray, int, tuple[int, int, int]], np.ndarray]  # waveform, rate, (seed, epoch, index)
+Augment = Callable[
+    [np.ndarray, int, tuple[int, int, int]], np.ndarray
+]  # waveform, rate, (seed, epoch, index)
 
 
 class SpeechRows(Dataset):
@@ -76,7 +78,9 @@ class SpeechRows(Dataset):
         waveform = load_audio(path, self.sampling_rate)
         if self.augment is not None:
             waveform = self.augment(waveform, self.sampling_rate, (self.seed, self.epoch, index))
-        return waveform if self.max_audio_s is None else waveform[: int(self.max_audio_s * self.sampling_rate)]
+        return (
+            waveform if self.max_audio_s is None else waveform[: int(self.max_audio_s * self.sampling_rate)]
+        )
 
 
 class EpochSampler(Sampler[int]):
@@ -139,11 +143,11 @@ class _At(Sequence):
     """One row under its own number, so that its augmentation does not depend on how it was read."""
 
     def __init__(self, index: int, row: Row):
-        self.index, self.row = index, row
+        self.number, self.row = index, row
 
     def __len__(self) -> int:
-        return self.index + 1
+        return self.number + 1
 
     def __getitem__(self, index):
-        assert index == self.index
+        assert index == self.number
         return self.row

@@ -37,6 +37,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         ValueError, FileNotFoundError: see the arguments, the manifest's reader and the stages.
     """
     set_seed(args.seed)
+    output_dir = str(args.output_dir)
     stamp = make_stamp()
     rows = load_rows(data_args.train_manifest, data_args, args)
     pool = load_rows(data_args.eval_manifest, data_args, args) if data_args.eval_manifest else None
@@ -51,18 +52,24 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         data_collator=make_collator(built, args, data_args, training=True),
         eval_collator=make_collator(built, args, data_args, training=False),
         train_dataset=make_dataset(rows, built, args, data_args, caches, training=True),
-        eval_dataset=None if pool is None else make_dataset(pool, built, args, data_args, caches, training=False),
+        eval_dataset=None
+        if pool is None
+        else make_dataset(pool, built, args, data_args, caches, training=False),
         processing_class=built.processor,
     )
     describe(trainer, rows)
-    last = last_complete_checkpoint(args.output_dir)
+    last = last_complete_checkpoint(output_dir)
     if last is not None:
         logger.warning("going on from %s", last)
     trainer.train(resume_from_checkpoint=None if last is None else str(last))
     trainer.save_model()
     if trainer.is_world_process_zero():
-        recipe = {**dataclasses.asdict(model_args), **dataclasses.asdict(data_args), **args.to_sanitized_dict()}
-        write_stamp(args.output_dir, stamp, recipe, rows, trainer)
+        recipe = {
+            **dataclasses.asdict(model_args),
+            **dataclasses.asdict(data_args),
+            **args.to_sanitized_dict(),
+        }
+        write_stamp(output_dir, stamp, recipe, rows, trainer)
     return trainer
 
 
@@ -88,11 +95,16 @@ def fill_caches(
 ) -> dict[str, Any]:
     """Make what the run reads in place of audio: `Item` field -> mapping from row id."""
     model, processor = built.model.eval(), built.processor
-    folder = Path(data_args.cache_dir or Path(args.output_dir) / "cache")
+    folder = Path(data_args.cache_dir or Path(str(args.output_dir)) / "cache")
     rate = processor.feature_extractor.sampling_rate
     if args.stage == "selfdistil":
         place = fill(
-            folder, rows, padded_targets(model, processor), fingerprint(model, processor, "speech_model"), rate, "teacher"
+            folder,
+            rows,
+            padded_targets(model, processor),
+            fingerprint(model, processor, "speech_model"),
+            rate,
+            "teacher",
         )
         return {"teacher": Shards(place)}
     if data_args.cache == "none":
@@ -100,10 +112,18 @@ def fill_caches(
     if data_args.cache == "states":
         _check_frozen(built, args, "encoder")
         mark = fingerprint(model, processor, _encoder_name(built))
-        return {"states": Shards(fill(folder, rows, encoder_states(model, processor), mark, rate, "states"), "states")}
+        return {
+            "states": Shards(
+                fill(folder, rows, encoder_states(model, processor), mark, rate, "states"), "states"
+            )
+        }
     _check_frozen(built, args, "decoder")
     mark = fingerprint(model, processor, "speech_model")
-    return {"recognised": Texts(Shards(fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts")))}
+    return {
+        "recognised": Texts(
+            Shards(fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts"))
+        )
+    }
 
 
 def make_dataset(
@@ -127,10 +147,13 @@ def make_dataset(
     )
 
 
-def make_collator(built: Built, args: CLSRTrainingArguments, data_args: DataArguments, training: bool) -> Collator:
+def make_collator(
+    built: Built, args: CLSRTrainingArguments, data_args: DataArguments, training: bool
+) -> Collator:
     """Return the collator of the stage; in the fixed pool no transcript enters the model."""
     stage = STAGES[args.stage]
     taught = training and "transcript" in stage.needs and stage.uses_clips
+    passages: str | None
     if args.stage == "text":
         passages = "transcript"
     elif data_args.cache == "transcripts":
@@ -181,7 +204,8 @@ def write_stamp(folder: str, stamp: dict, recipe: dict, rows: Sequence[Row], tra
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else device.type,
         "world_size": trainer.args.world_size,
         "steps": trainer.state.global_step,
-        "best_checkpoint": trainer.state.best_model_checkpoint and Path(trainer.state.best_model_checkpoint).name,
+        "best_checkpoint": trainer.state.best_model_checkpoint
+        and Path(trainer.state.best_model_checkpoint).name,
         "best_metric": trainer.state.best_metric,
     }
     file = Path(folder) / STAMP_FILE

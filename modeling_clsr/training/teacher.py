@@ -1,4 +1,4 @@
-"""Self-distillation: the model padded to Whisper's window teaches the same model at true length (futo-org/whisper-acft).
+"""Self-distillation: Whisper in its full window teaches itself at true length (as futo-org/whisper-acft).
 
 Enters: waveforms. Leaves: for each the teacher's encoder states, tokens and token distributions; no transcripts needed.
 """
@@ -34,15 +34,16 @@ def padded_targets(model: CLSRModel, processor: Any) -> MakeEntries:
             f"decoder_type {model.config.decoder_type!r}; train it with the stage asr"
         )
     rate = processor.feature_extractor.sampling_rate
+    recognizer: Any = model.speech_model
 
     @torch.no_grad()
     def make(waveforms: list[Any]) -> list[Entry]:
         lengths = processor(audio=waveforms, sampling_rate=rate)["feature_attention_mask"].sum(dim=1)
         frames = ((lengths + 1) // 2).tolist()
         batch = processor(audio=waveforms, sampling_rate=rate, padding="max_length")
-        speech = encode_speech(model.speech_model, batch["input_features"].to(model.device), None)
+        speech = encode_speech(recognizer, batch["input_features"].to(model.device), None)
         entries = []
-        decoded = greedy_decode(model.speech_model, speech, model.config)
+        decoded = greedy_decode(recognizer, speech, model.config)
         for row, result in enumerate(decoded):
             text = model.strings.text(result.token_ids)[0]
             seconds = len(waveforms[row]) / rate
@@ -69,7 +70,9 @@ def self_distillation(output: Any, targets: dict[str, Tensor]) -> tuple[Tensor, 
         output: `CLSROutput` of the student, with `speech_states` and `token_logits`.
         targets: `teacher_…` of the batch, see `data.collator`.
     """
-    states = states_distillation(output.speech_states, targets["teacher_states"], targets["teacher_states_mask"])
+    states = states_distillation(
+        output.speech_states, targets["teacher_states"], targets["teacher_states_mask"]
+    )
     distributions = distribution_distillation(
         output.token_logits[:, : targets["teacher_best_ids"].shape[1]],
         targets["teacher_best_ids"],

@@ -1,10 +1,11 @@
-"""CLSRTrainer: the Hugging Face Trainer with the losses of a stage, negatives from all processes, and retrieval measures.
+"""CLSRTrainer: the Hugging Face Trainer with a stage's losses, negatives of all processes and retrieval measures.
 
 Enters: model, stage, data sets. Leaves: checkpoint folders that load by `AutoModel`.
 """
 
 import contextlib
 import functools
+import gc
 import logging
 from collections import defaultdict
 from collections.abc import Sequence
@@ -42,6 +43,9 @@ class CLSRTrainer(Trainer):
         eval_collator: collator of the fixed pool: no transcripts enter the model there.
         **kwargs: of `Trainer`.
     """
+
+    args: CLSRTrainingArguments
+    model: Any  # CLSRModel; the base class knows only modules
 
     # The loss is a mean over the batch: the Trainer divides it by the steps of an accumulation.
     loss_is_scaled_for_ga = False
@@ -184,7 +188,9 @@ class CLSRTrainer(Trainer):
     # -- measures
 
     @torch.no_grad()
-    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset=None, ignore_keys=None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """Measure R@1/5/10, MRR and WER on the fixed pool, with free decoding and predicted lengths."""
         loader = self.get_eval_dataloader(eval_dataset)
         model = self._wrap_model(self.model, training=False, dataloader=loader)
@@ -208,7 +214,9 @@ class CLSRTrainer(Trainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, measures)
         return measures
 
-    def _measures(self, found: dict[str, Tensor], heard: list[str], prefix: str, dataset: Any) -> dict[str, float]:
+    def _measures(
+        self, found: dict[str, Tensor], heard: list[str], prefix: str, dataset: Any
+    ) -> dict[str, float]:
         measures: dict[str, float] = {}
         if "queries" in found:
             scores = (found["queries"] @ found["documents"].T).float().numpy()
@@ -223,10 +231,17 @@ class CLSRTrainer(Trainer):
         measures[f"{prefix}_epoch"] = float(self.state.epoch or 0.0)
         return measures
 
-    # -- saving
+    def finish(self) -> None:
+        """End a run of several processes in good order.
 
-    def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
-        super()._save(output_dir, state_dict)
+        A process that leaves early takes the others down, and a DDP model that outlives the process group can hang at
+        exit (torch 2.13, gloo).
+        """
+        self.accelerator.wait_for_everyone()
+        self.model_wrapped = self.model
+        self.accelerator.free_memory()
+        gc.collect()
+        self.accelerator.end_training()
 
 
 def _own_groups(found: dict[str, Tensor]) -> Any:

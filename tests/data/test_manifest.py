@@ -33,7 +33,7 @@ def test_own_column_names_are_mapped(tmp_path):
     file = manifest(tmp_path, record)
     (row,) = read_manifest(file, {"audio": "path", "transcript": "text", "duration": "dur"})
     assert (row.transcript, row.duration) == ("yes", 0.5)
-    with pytest.raises(ValueError, match="row 1 of .* has no column 'words' but id, path, text, dur"):
+    with pytest.raises(ValueError, match=r"row 1 of .* has no column 'words' but id, path, text, dur"):
         read_manifest(file, {"transcript": "words"})
 
 
@@ -53,11 +53,27 @@ def test_spoken_question_serves_as_a_question(tmp_path):
 @pytest.mark.parametrize(
     ("record", "error", "message"),
     [
-        ({"id": "b", "audio": "a.wav"}, ValueError, r"row 2 \(b\) of .*rows.jsonl has no question; add the column"),
+        (
+            {"id": "b", "audio": "a.wav"},
+            ValueError,
+            r"row 2 \(b\) of .*rows.jsonl has no question; add the column",
+        ),
         (GOOD | {"id": "b", "transcript": "  "}, ValueError, r"row 2 \(b\) of .* has an empty transcript"),
-        (GOOD | {"id": "b", "audio": "gone.wav"}, FileNotFoundError, r"row 2 \(b\) .*gone.wav, which is not there"),
-        (GOOD | {"id": "b", "audio": "rows.jsonl"}, ValueError, r"row 2 \(b\) .*rows.jsonl, which cannot be read"),
-        (GOOD | {"id": "b", "audio": "long.wav"}, ValueError, r"row 2 \(b\) .* is 2.00 s but the model takes at most 1 s"),
+        (
+            GOOD | {"id": "b", "audio": "gone.wav"},
+            FileNotFoundError,
+            r"row 2 \(b\) .*gone.wav, which is not there",
+        ),
+        (
+            GOOD | {"id": "b", "audio": "rows.jsonl"},
+            ValueError,
+            r"row 2 \(b\) .*rows.jsonl, which cannot be read",
+        ),
+        (
+            GOOD | {"id": "b", "audio": "long.wav"},
+            ValueError,
+            r"row 2 \(b\) .* is 2.00 s but the model takes at most 1 s",
+        ),
         (GOOD, ValueError, "row 2 of .* has the id 'g' of row 1; make ids unique"),
         ("[1, 2", ValueError, "row 2 of .* is no JSON object"),
     ],
@@ -76,7 +92,7 @@ def test_bad_row_is_named_with_what_to_do(record, error, message, tmp_path, capl
 def test_manifest_without_a_usable_row_is_refused(tmp_path):
     with pytest.raises(ValueError, match="has 1 rows and 0 usable ones"):
         read_manifest(manifest(tmp_path, {"id": "x", "audio": "gone.wav"}), skip_bad_rows=True)
-    with pytest.raises(FileNotFoundError, match="nowhere.jsonl is not there"):
+    with pytest.raises(FileNotFoundError, match=r"nowhere.jsonl is not there"):
         read_manifest(tmp_path / "nowhere.jsonl")
 
 

@@ -55,7 +55,9 @@ def test_every_question_of_a_text_is_a_row_over_one_clip(tmp_path):
     lines = [("It rained.", "What fell?"), ("It rained.", "How was it?"), ("He ran.", "Who ran?")]
     file = tmp_path / "pairs.jsonl"
     file.write_text("".join(json.dumps({"s": text, "q": asked}) + "\n" for text, asked in lines))
-    main([str(file), "--text", "s", "--question", "q", "--voices", "flite/slt", "--out", str(tmp_path / "out")])
+    main(
+        [str(file), "--text", "s", "--question", "q", "--voices", "flite/slt", "--out", str(tmp_path / "out")]
+    )
     rows = read_manifest(tmp_path / "out" / "manifest.jsonl", needs=("audio", "question", "transcript"))
     assert [row.question for row in rows] == ["What fell?", "How was it?", "Who ran?"]
     assert rows[0].audio == rows[1].audio != rows[2].audio
@@ -65,7 +67,10 @@ def test_every_question_of_a_text_is_a_row_over_one_clip(tmp_path):
 @needs_espeak
 def test_espeak_speaks_at_the_pace_it_is_told(tmp_path):
     speak = open_voice("espeak/en-gb+f2")
-    slow, fast = speak("One two three four five six seven.", 0.8), speak("One two three four five six seven.", 1.3)
+    slow, fast = (
+        speak("One two three four five six seven.", 0.8),
+        speak("One two three four five six seven.", 1.3),
+    )
     assert 1.3 < len(slow) / len(fast) < 2.0
     assert abs(slow).max() > 0.05
 

@@ -12,7 +12,10 @@ def recipe(folder, text):
 
 
 def test_flat_recipe_is_read_and_flags_win(tmp_path):
-    argv = recipe(tmp_path, "stage: asr\nlearning_rate: 5e-5\nmax_steps: 7\nskip_bad_rows: true\ntrain_manifest: a.jsonl\n")
+    argv = recipe(
+        tmp_path,
+        "stage: asr\nlearning_rate: 5e-5\nmax_steps: 7\nskip_bad_rows: true\ntrain_manifest: a.jsonl\n",
+    )
     model, data, args = parse_arguments([*argv, "--max_steps", "9", "--output_dir", str(tmp_path)])
     assert (args.stage, args.learning_rate, args.max_steps) == ("asr", 5e-5, 9)
     assert data.skip_bad_rows is True and data.train_manifest == "a.jsonl"
@@ -20,7 +23,9 @@ def test_flat_recipe_is_read_and_flags_win(tmp_path):
 
 
 def test_config_fields_are_those_that_were_given():
-    model, _, _ = parse_arguments(["--decoder_type", "sanm", "--sampler_ratio", "0.5", "--tie_output", "false"])
+    model, _, _ = parse_arguments(
+        ["--decoder_type", "sanm", "--sampler_ratio", "0.5", "--tie_output", "false"]
+    )
     assert model.config_fields() == {"decoder_type": "sanm", "sampler_ratio": 0.5, "tie_output": False}
 
 
@@ -28,7 +33,10 @@ def test_config_fields_are_those_that_were_given():
     ("argv", "message"),
     [
         (["--learning_rte", "1"], "the command line has learning_rte, .* did you mean learning_rate?"),
-        (["--stage", "magic"], "stage is 'magic' but must be one of asr, text, joint, post, dual, selfdistil"),
+        (
+            ["--stage", "magic"],
+            "stage is 'magic' but must be one of asr, text, joint, post, dual, selfdistil",
+        ),
         (
             ["--per_device_train_batch_size", "1"],
             "stage 'joint' compares clips within a batch but per_device_train_batch_size is 1",
@@ -49,7 +57,10 @@ def test_wrong_argument_is_named_with_the_remedy(argv, message):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("learning_rte: 1\n", "recipe.yaml has learning_rte, which is no argument; did you mean learning_rate?"),
+        (
+            "learning_rte: 1\n",
+            "recipe.yaml has learning_rte, which is no argument; did you mean learning_rate?",
+        ),
         ("model: {size: 3}\n", "model holds a dict but recipes are flat"),
         ("- a\n- b\n", "holds a list but a recipe is a flat list of 'key: value'"),
     ],

@@ -44,7 +44,9 @@ class Case:
 
     def gradients(self):
         found = {
-            name: weight.grad.clone() for name, weight in self.model.named_parameters() if weight.grad is not None
+            name: weight.grad.clone()
+            for name, weight in self.model.named_parameters()
+            if weight.grad is not None
         }
         self.model.zero_grad()
         return found
@@ -78,7 +80,9 @@ class Case:
 def close(found, expected):
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
-        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+        torch.testing.assert_close(
+            found[name], gradient, rtol=1e-4, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}"
+        )
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])

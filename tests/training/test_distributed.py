@@ -41,7 +41,11 @@ def test_two_processes_have_the_loss_and_gradients_of_one(tmp_path):
             assert two["gradients"].keys() == one["gradients"].keys() and one["gradients"]
             for name, gradient in one["gradients"].items():
                 torch.testing.assert_close(
-                    two["gradients"][name], gradient, rtol=1e-3, atol=1e-5, msg=lambda m, n=name: f"{kind} {n}: {m}"
+                    two["gradients"][name],
+                    gradient,
+                    rtol=1e-3,
+                    atol=1e-5,
+                    msg=lambda m, n=name, k=kind: f"{k} {n}: {m}",
                 )
 
 
@@ -60,7 +64,18 @@ def test_trainer_with_two_processes_gives_the_weights_of_one(pieces, tmp_path):
             ROOT / "train_clsr.py",
             *("--model", str(tmp_path / "start"), "--train_manifest", str(tmp_path / "tones" / "rows.jsonl")),
             *("--output_dir", str(out), "--max_steps", "3", "--per_device_train_batch_size", batch),
-            *("--use_cpu", "True", "--disable_tqdm", "True", "--stage", "joint", "--optim", "sgd", "--max_grad_norm", "0"),
+            *(
+                "--use_cpu",
+                "True",
+                "--disable_tqdm",
+                "True",
+                "--stage",
+                "joint",
+                "--optim",
+                "sgd",
+                "--max_grad_norm",
+                "0",
+            ),
             *pieces,
             processes=processes,
         )
@@ -68,4 +83,6 @@ def test_trainer_with_two_processes_gives_the_weights_of_one(pieces, tmp_path):
         assert "7 negatives for each question" in printed
         weights[processes] = load_file(out / "model.safetensors")
     for name, weight in weights[1].items():
-        torch.testing.assert_close(weights[2][name], weight, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            weights[2][name], weight, rtol=1e-4, atol=1e-6, msg=lambda m, n=name: f"{n}: {m}"
+        )

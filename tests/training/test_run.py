@@ -17,7 +17,16 @@ from modeling_clsr.training.run import run
 from tests.training.tiny_runs import sanm_model, sanm_processor, tone_rows, whisper_parts
 
 ROOT = Path(__file__).parents[2]
-FAST = ["--use_cpu", "true", "--disable_tqdm", "true", "--logging_steps", "1", "--per_device_train_batch_size", "4"]
+FAST = [
+    "--use_cpu",
+    "true",
+    "--disable_tqdm",
+    "true",
+    "--logging_steps",
+    "1",
+    "--per_device_train_batch_size",
+    "4",
+]
 
 
 @pytest.fixture
@@ -63,7 +72,9 @@ def test_statistics_of_a_new_filterbank_are_measured(sanm):
     made = train(sanm, "--max_steps", "1")
     speech = made.model.speech_model
     assert bool(speech.cmvn_shift.any())
-    features = made.processing_class.feature_extractor(made.train_dataset[0].waveform, 16000)["input_features"]
+    features = made.processing_class.feature_extractor(made.train_dataset[0].waveform, 16000)[
+        "input_features"
+    ]
     normal = (features + speech.cmvn_shift) * speech.cmvn_scale
     assert normal.mean().abs() < 0.5 and 0.5 < normal.std() < 1.5
 
@@ -94,7 +105,9 @@ def test_cache_of_a_trained_part_is_refused(sanm):
 
 
 def test_post_training_reads_what_the_frozen_recogniser_wrote(whisper):
-    made = train(whisper, "--stage", "post", "--cache", "transcripts", "--max_steps", "2", *tokenizer(whisper))
+    made = train(
+        whisper, "--stage", "post", "--cache", "transcripts", "--max_steps", "2", *tokenizer(whisper)
+    )
     item = made.train_dataset[0]
     assert item.waveform is None and isinstance(item.recognised, str)
 
@@ -108,19 +121,17 @@ def test_encoder_learns_from_itself_padded_without_transcripts(whisper):
     logs = [entry for entry in made.state.log_history if "loss_states" in entry]
     assert logs[-1]["loss_states"] < logs[0]["loss_states"]
     start = CLSRModel.from_pretrained(whisper / "start")
-    for (name, trained), untouched in zip(
-        made.model.named_parameters(), start.parameters(), strict=True
-    ):
+    for (name, trained), untouched in zip(made.model.named_parameters(), start.parameters(), strict=True):
         assert torch.equal(trained, untouched) or ".encoder." in name, name
 
 
 def test_selfdistil_of_another_recogniser_is_refused(sanm):
-    with pytest.raises(ValueError, match="but the recogniser is .* with decoder_type 'sanm'"):
+    with pytest.raises(ValueError, match=r"but the recogniser is .* with decoder_type 'sanm'"):
         train(sanm, "--stage", "selfdistil")
 
 
 def test_two_ways_to_name_the_model_are_refused(sanm):
-    with pytest.raises(ValueError, match="give model .a checkpoint. alone, or speech and text"):
+    with pytest.raises(ValueError, match=r"give model .a checkpoint. alone, or speech and text"):
         train(sanm, "--speech", "sanm", "--text", "bert")
 
 
@@ -129,7 +140,9 @@ def test_bad_rows_are_named_or_skipped_and_counted(sanm, caplog):
     lines = file.read_text().splitlines()
     lines[2] = json.dumps(json.loads(lines[2]) | {"audio": "gone.wav"})
     file.write_text("\n".join(lines) + "\n")
-    with pytest.raises(FileNotFoundError, match=r"row 3 \(r2\) .*gone.wav, which is not there; set audio_root"):
+    with pytest.raises(
+        FileNotFoundError, match=r"row 3 \(r2\) .*gone.wav, which is not there; set audio_root"
+    ):
         train(sanm, "--max_steps", "1")
     made = train(sanm, "--max_steps", "1", "--skip_bad_rows", "true")
     assert len(made.train_dataset) == 7
@@ -162,7 +175,9 @@ def test_killed_run_goes_on_by_itself_and_loses_at_most_save_steps(sanm):
     time.sleep(0.5)
     first.send_signal(signal.SIGKILL)
     first.wait()
-    reached = max(int(path.parent.name.split("-")[1]) for path in (sanm / "out").glob("checkpoint-*/complete"))
+    reached = max(
+        int(path.parent.name.split("-")[1]) for path in (sanm / "out").glob("checkpoint-*/complete")
+    )
     assert 0 < reached < 400
     second = launch(sanm, "--max_steps", str(reached + 5), "--save_steps", "5", "--save_total_limit", "3")
     _, errors = second.communicate(timeout=180)

@@ -98,7 +98,9 @@ def test_resumed_run_gives_the_curve_of_an_uninterrupted_one(tmp_path):
     assert last.name == "checkpoint-4"
     again = run(tmp_path / "cut")
     again.train(resume_from_checkpoint=str(last))
-    losses = [[entry["loss"] for entry in made.state.log_history if "loss" in entry] for made in (whole, again)]
+    losses = [
+        [entry["loss"] for entry in made.state.log_history if "loss" in entry] for made in (whole, again)
+    ]
     assert losses[0] == losses[1]
     for (name, first), second in zip(
         whole.model.state_dict().items(), again.model.state_dict().values(), strict=True
@@ -144,7 +146,14 @@ def test_trainers_checkpoint_is_a_whole_folder(tmp_path):
     model, processor, tokenizer = whisper_parts(tmp_path)
     rows = tone_rows(tmp_path / "tones", 8)
     made = trainer(
-        tmp_path / "out", model, processor, rows, "joint", tokenizer=tokenizer, save_strategy="steps", save_steps=3
+        tmp_path / "out",
+        model,
+        processor,
+        rows,
+        "joint",
+        tokenizer=tokenizer,
+        save_strategy="steps",
+        save_steps=3,
     )
     made.train()
     folder = tmp_path / "out" / "checkpoint-3"

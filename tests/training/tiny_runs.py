@@ -70,7 +70,9 @@ def sanm_model(folder: Path, decoder="sanm", predictor="cif", adaptor="vq", seed
 
 def sanm_processor() -> CLSRProcessor:
     text, tokenizer = tiny_bert()
-    return CLSRProcessor.from_pretrained_parts(SANMConfig(input_size=560, **SIZES), text, tokenizer, parallel=True)
+    return CLSRProcessor.from_pretrained_parts(
+        SANMConfig(input_size=560, **SIZES), text, tokenizer, parallel=True
+    )
 
 
 def collator(processor, stage: str, training: bool = True, tokenizer=None, **fields) -> Collator:
@@ -91,11 +93,16 @@ def arguments(folder: Path, stage: str, **fields) -> CLSRTrainingArguments:
         stage=stage,
         use_cpu=True,
         disable_tqdm=True,
-        **({"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 3, "save_strategy": "no"} | fields),
+        **(
+            {"per_device_train_batch_size": 4, "learning_rate": 1e-3, "max_steps": 3, "save_strategy": "no"}
+            | fields
+        ),
     )
 
 
-def trainer(folder: Path, model, processor, rows, stage: str, pool=None, tokenizer=None, **fields) -> CLSRTrainer:
+def trainer(
+    folder: Path, model, processor, rows, stage: str, pool=None, tokenizer=None, **fields
+) -> CLSRTrainer:
     """A trainer over `rows`, ready to run."""
     args = arguments(folder, stage, **fields)
     heard = STAGES[stage].uses_clips
