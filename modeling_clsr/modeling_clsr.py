@@ -26,6 +26,7 @@ from .configuration_clsr import CLSRConfig
 from .contrastive_clsr import contrastive_loss, temperature_scale
 from .ctc_predictor_clsr import IGNORED_ID
 from .decoding_clsr import Decoded
+from .export_clsr import CUSTOM_PIPELINES, write_companions
 from .parallel_clsr import ParallelOutput, ParallelRecognizer
 from .parts_clsr import (
     copy_weights,
@@ -214,7 +215,8 @@ class CLSRModel(CLSRPreTrainedModel):
         parallel = isinstance(self.speech_model, ParallelRecognizer)
         if speech_states is not None:
             mask = torch.ones(speech_states.shape[:2]) if speech_mask is None else speech_mask
-            speech = SpeechStates(speech_states.to(self.dtype), mask.bool().to(speech_states.device))
+            dtype = next(self.speech_model.parameters()).dtype
+            speech = SpeechStates(speech_states.to(dtype), mask.bool().to(speech_states.device))
             speech = speech if parallel else add_ctc_scores(self.speech_model, speech)
         elif isinstance(self.speech_model, ParallelRecognizer):
             speech = self.speech_model.encode(cast(Tensor, input_features), feature_attention_mask)
@@ -531,9 +533,15 @@ class CLSRModel(CLSRPreTrainedModel):
         return loaded
 
     def save_pretrained(self, save_directory, *args, **kwargs):
-        """Write weights, config, code and the strings of the adaptor. See `PreTrainedModel`."""
+        """Write weights, config, code, the strings of the adaptor and what other libraries need.
+
+        See `PreTrainedModel`.
+        """
+        self.config.custom_pipelines = CUSTOM_PIPELINES
         super().save_pretrained(save_directory, *args, **kwargs)
-        self.strings.save(save_directory)
+        if kwargs.get("is_main_process", True):
+            self.strings.save(save_directory)
+            write_companions(save_directory)
 
     @classmethod
     def from_pretrained_parts(

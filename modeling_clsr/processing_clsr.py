@@ -6,10 +6,12 @@ Enters: strings and waveforms. Leaves: `input_ids`, `attention_mask`, `input_fea
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from transformers import AutoConfig, AutoTokenizer, BatchFeature, PreTrainedModel, ProcessorMixin
 
 from .feature_extraction_clsr import CLSRFeatureExtractor
 from .parts_clsr import feature_settings, text_settings
+from .waveform_clsr import is_audio, read_waveform
 
 
 class CLSRProcessor(ProcessorMixin):
@@ -65,6 +67,15 @@ class CLSRProcessor(ProcessorMixin):
                 )
             )
         return BatchFeature(data)
+
+    def read_audio(self, source: Any) -> np.ndarray:
+        """Read one clip (file name, bytes, array with its rate) at the model's rate; see `read_waveform`."""
+        return read_waveform(source, self.feature_extractor.sampling_rate)
+
+    @staticmethod
+    def is_audio(source: Any) -> bool:
+        """Say whether an input is a clip rather than a text."""
+        return is_audio(source)
 
     def _tokens(self, text: str | list[str], truncation: bool, max_length: int | None, return_tensors: str):
         texts = [text] if isinstance(text, str) else list(text)

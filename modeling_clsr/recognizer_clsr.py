@@ -189,6 +189,7 @@ def encode_frames(encoder: Any, input_features: Tensor, mask: Tensor | None) -> 
         input_features: (B, M, T) for Whisper, (B, S) for waveforms, (B, T, M) otherwise.
         mask: 1 on the clip; None for no padding.
     """
+    input_features = input_features.to(next(encoder.parameters()).dtype)
     if mask is None:
         time_axis = 2 if isinstance(encoder, WhisperEncoder) else 1
         mask = input_features.new_ones(len(input_features), input_features.shape[time_axis], dtype=torch.long)

@@ -45,3 +45,14 @@ def base(default_checkpoint: Path):
     return CLSRModel.from_pretrained(default_checkpoint).eval(), CLSRProcessor.from_pretrained(
         default_checkpoint
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tmp_path_factory) -> Path:
+    """An exported folder with random weights; tests must not change it."""
+    from modeling_clsr.hub.export import export_checkpoint
+    from tests.tiny_parts import tiny_parts
+
+    folder = tmp_path_factory.mktemp("exported")
+    parts = tiny_parts("whisper", folder)
+    return export_checkpoint(parts.model(), parts.processor(), folder / "tiny-clsr")

@@ -47,8 +47,9 @@ def test_shipped_file_needs_nothing_but_transformers_and_torch(file):
     [
         ("data", {"data", "shipped"}),
         ("retrieval", {"retrieval", "data", "hub", "shipped"}),
-        ("training", {"training", "data", "hub", "shipped"}),
+        ("training", {"training", "evaluation", "data", "hub", "shipped"}),
         ("hub", {"hub", "data", "shipped"}),
+        ("evaluation", {"evaluation", "retrieval", "data", "hub", "shipped"}),
     ],
 )
 def test_library_half_looks_one_way(folder, allowed):

@@ -6,7 +6,6 @@ Enters: the installed parts, or others by folder or Hub id. Leaves: a checkpoint
 import hashlib
 import json
 import os
-import shutil
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
+from .export import export_checkpoint
 from .parts import MINILM_ID, WHISPER_ID, minilm_folder, write_whisper_base
 
 NAME = "clsr-base-en"
@@ -75,17 +75,17 @@ def _build(folder: Path, speech: str | Path | None, text: str | Path | None) -> 
     """Build beside `folder`, then move into place, so that nobody sees a half-written checkpoint."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as temporary:
-        stage = Path(temporary) / "checkpoint"
+        stage = Path(temporary) / folder.name
         speech_part = speech or write_whisper_base(Path(temporary) / "whisper")
         text_part = text or minilm_folder()
         model = CLSRModel.from_pretrained_parts(speech=speech_part, text=text_part)
         # The configs name their origin; a folder of this machine would say nothing elsewhere.
         model.speech_model.config._name_or_path = _origin(speech or WHISPER_ID)
         model.text_model.config._name_or_path = _origin(text or MINILM_ID)
-        model.save_pretrained(stage)
-        CLSRProcessor.from_pretrained_parts(speech=speech_part, text=text_part).save_pretrained(stage)
-        if speech in (None, WHISPER_ID) and text in (None, MINILM_ID):
-            shutil.copyfile(CARD, stage / "README.md")
+        processor = CLSRProcessor.from_pretrained_parts(speech=speech_part, text=text_part)
+        is_default = speech in (None, WHISPER_ID) and text in (None, MINILM_ID)
+        export_checkpoint(model, processor, stage, CARD if is_default else None)
+        if is_default:
             (stage / STAMP_FILE).write_text(json.dumps(_stamp(), indent=2) + "\n", encoding="utf-8")
             if _read_stamp(folder) == _stamp():  # another process was faster
                 return folder
@@ -105,6 +105,8 @@ def _stamp() -> dict[str, str]:
     sources = [
         *sorted(hub.parent.glob("*_clsr.py")),
         hub / "build.py",
+        hub / "card.py",
+        hub / "export.py",
         hub / "parts.py",
         hub / "whisper_ct2.py",
         CARD,

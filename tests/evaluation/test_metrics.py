@@ -2,7 +2,14 @@
 
 import pytest
 
-from modeling_clsr.evaluation.metrics import plain_words, proportion_interval, word_error_rate
+from modeling_clsr.evaluation.metrics import (
+    character_error_rate,
+    plain_words,
+    proportion_interval,
+    whisper_letters,
+    whisper_words,
+    word_error_rate,
+)
 
 
 def test_words_are_compared_without_case_and_punctuation():
@@ -29,3 +36,24 @@ def test_proportion_interval_is_wilsons():
     """The textbook case: 8 of 10."""
     assert proportion_interval(8, 10) == pytest.approx((0.4902, 0.9433), abs=1e-4)
     assert proportion_interval(0, 10)[0] == pytest.approx(0.0)
+
+
+def test_whispers_normaliser_spells_out_and_spells_american():
+    assert whisper_words("Mr. Grey can't organise 'em, um, all!") == "mister gray can not organize them all"
+    assert whisper_words("It cost twenty-one dollars in 1,984.") == "it cost $21 in 1984"
+
+
+def test_normaliser_decides_what_is_an_error():
+    truths, heard = ["The colour of Dr. Grey"], ["the color of doctor gray"]
+    assert word_error_rate(truths, heard)[0] == pytest.approx(3 / 5)
+    assert word_error_rate(truths, heard, normalize=whisper_words)[0] == 0.0
+
+
+def test_character_errors_ignore_spaces_and_marks():
+    assert whisper_letters("Où est-ce ?") == whisper_letters("ou est ce")
+    assert character_error_rate(["今天 天氣好。"], ["今天天气好"])[0] == pytest.approx(1 / 5)
+
+
+def test_empty_transcript_is_all_deletions():
+    assert word_error_rate(["a b", "c d"], ["", "c d"])[0] == 0.5
+    assert word_error_rate(["", "c d"], ["x", "c d"])[0] == 0.5

@@ -1,0 +1,1 @@
+"""The ranking measures as an `evaluate.Metric`."""
