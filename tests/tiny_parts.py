@@ -147,8 +147,7 @@ def tiny_parakeet():
     return ParakeetForCTC(config), tokenizer
 
 
-def tiny_bert():
-    words = ["the", "and", "sea", "bee", "road", "lamp"]
+def tiny_bert(words: tuple[str, ...] = ("the", "and", "sea", "bee", "road", "lamp")):
     tokens = [
         "[PAD]",
         "[UNK]",
