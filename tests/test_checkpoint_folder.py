@@ -122,3 +122,68 @@ def test_logit_scale_stays_in_float32(saved):
 
 def test_training_mode_is_off_after_from_pretrained_parts(tmp_path):
     assert not tiny_parts("whisper", tmp_path).model().training
+
+
+def bare(code, *arguments, cwd, modules):
+    """Run code where the package is not installed."""
+    environment = os.environ | {
+        "HF_HUB_OFFLINE": "1",
+        "HF_MODULES_CACHE": str(modules),
+        "OMP_NUM_THREADS": "1",
+        "PYTHONPATH": "",
+    }
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, arguments)],
+        cwd=cwd,
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+
+@pytest.mark.slow
+def test_trainers_checkpoint_loads_where_the_package_is_not_installed(tmp_path):
+    from tests.training.tiny_runs import tone_rows, trainer, whisper_parts
+
+    model, processor, tokenizer = whisper_parts(tmp_path)
+    rows = tone_rows(tmp_path / "tones", 4)
+    made = trainer(
+        tmp_path / "out",
+        model,
+        processor,
+        rows,
+        "joint",
+        tokenizer=tokenizer,
+        max_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+    )
+    made.train()
+    code = """
+import sys
+sys.modules["modeling_clsr"] = None
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
+print(model.get_text_features(**processor(text="a bee")).pooler_output.shape[1])
+"""
+    done = bare(code, tmp_path / "out" / "checkpoint-1", cwd=tmp_path, modules=tmp_path / "modules")
+    assert done.stdout.strip() == "32", done.stderr
+
+
+@pytest.mark.slow
+def test_working_inside_a_checkpoint_folder_fails_clearly_or_works_whole(tiny_checkpoint, tmp_path):
+    """There `import modeling_clsr` finds the flat file, which is no package; loading by `.` works all the same."""
+    done = bare("import modeling_clsr", cwd=tiny_checkpoint, modules=tmp_path / "modules")
+    assert done.returncode != 0
+    assert "attempted relative import with no known parent package" in done.stderr
+    code = """
+from transformers import AutoModel, AutoProcessor
+model = AutoModel.from_pretrained(".", trust_remote_code=True)
+processor = AutoProcessor.from_pretrained(".", trust_remote_code=True)
+print(model.get_text_features(**processor(text="a bee")).pooler_output.shape[1])
+"""
+    done = bare(code, cwd=tiny_checkpoint, modules=tmp_path / "modules")
+    assert done.stdout.strip() == "32", done.stderr

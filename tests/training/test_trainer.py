@@ -186,3 +186,25 @@ def test_text_stage_ranks_passages_and_hears_nothing(tmp_path):
     made.train()
     # the question is the passage: even untrained, equal texts have equal vectors
     assert made.evaluate()["eval_recall_at_1"] == 1.0
+
+
+def test_odd_number_of_rows_repeats_none_among_the_negatives(tmp_path):
+    rows = tone_rows(tmp_path / "tones", 10)
+    made = trainer(tmp_path, sanm_model(tmp_path), sanm_processor(), rows, "joint", per_device_train_batch_size=3)
+    seen = [batch["row_index"].tolist() for batch in made.get_train_dataloader()]
+    assert [len(batch) for batch in seen] == [3, 3, 3]  # the tenth row waits for another epoch's order
+    assert len({row for batch in seen for row in batch}) == 9
+
+
+def test_every_weight_of_a_pretrained_recogniser_gets_a_gradient(tmp_path):
+    """A weight without one would stop distributed training silently."""
+    model, processor, tokenizer = whisper_parts(tmp_path)
+    rows = tone_rows(tmp_path / "tones", 4)
+    made = trainer(tmp_path, model, processor, rows, "joint", tokenizer=tokenizer)
+    for weight in model.parameters():
+        weight.requires_grad_(True)
+    batch = made.data_collator([made.train_dataset[index] for index in range(4)])
+    made.compute_loss(model, batch).backward()
+    fixed = "model.encoder.embed_positions"  # sinusoids
+    missing = [name for name, weight in model.named_parameters() if weight.grad is None and fixed not in name]
+    assert missing == []
