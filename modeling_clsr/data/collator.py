@@ -23,6 +23,7 @@ class Item:
     Attributes:
         row: of the manifest.
         index: of the row in its data set.
+        epoch: that it was drawn in.
         waveform: (S,) float32, None where states or a recognised transcript stand for the audio.
         question_waveform: (S,) of a spoken question.
         states: (F, H) cached states of the speech encoder.
@@ -33,6 +34,7 @@ class Item:
 
     row: Row
     index: int = 0
+    epoch: int = 0
     waveform: Any = None
     question_waveform: Any = None
     states: Tensor | None = None
@@ -52,7 +54,8 @@ class Collator:
         leading_space: whether the recogniser writes a space before the first word (byte-level BPE).
         questions: whether rows have questions.
         passages: which text stands for a clip: "transcript" (true), "recognised", or None.
-        spec_augment: function of log-mel (T, M) and a key, or None.
+        mask_features: masks a log-mel (M, T) by a key (`augmentation.mask_features`), or None.
+        seed: of the keys.
     """
 
     processor: Any
@@ -60,7 +63,8 @@ class Collator:
     leading_space: bool = False
     questions: bool = True
     passages: str | None = None
-    spec_augment: Any = None
+    mask_features: Any = None
+    seed: int = 0
 
     def __call__(self, items: Sequence[Item]) -> dict[str, Tensor]:
         """Collate B items."""
@@ -71,6 +75,8 @@ class Collator:
             batch |= self.processor(
                 audio=[item.waveform for item in items], sampling_rate=self._sampling_rate()
             )
+            if self.mask_features is not None:
+                self._mask(batch, items)
         elif items[0].states is not None:
             states = [item.states for item in items]
             batch["speech_states"] = pad_sequence(states, batch_first=True)  # type: ignore[arg-type]
@@ -92,6 +98,16 @@ class Collator:
             vectors = torch.stack([item.teacher_vectors for item in items])  # type: ignore[misc]
             batch |= {"teacher_text_embeds": vectors[:, 0], "teacher_passage_embeds": vectors[:, 1]}
         return batch
+
+    def _mask(self, batch: dict[str, Tensor], items: Sequence[Item]) -> None:
+        """Mask each clip's own frames; features (B, M, T) of Whisper, else (B, T, M)."""
+        time_first = batch["input_features"].shape[1] == batch["feature_attention_mask"].shape[1]
+        for row, item in enumerate(items):
+            length = int(batch["feature_attention_mask"][row].sum())
+            whole = batch["input_features"][row]
+            clip = whole[:length].T if time_first else whole[:, :length]
+            masked = self.mask_features(clip, (self.seed, item.epoch, item.index))
+            clip.copy_(masked)
 
     def _questions(self, items: Sequence[Item]) -> dict[str, Tensor]:
         if items[0].question_waveform is not None:

@@ -235,8 +235,12 @@ def _rows(done: list[tuple[Utterance, float]], folder: Path) -> Iterator[Row]:
 
 
 def _clip(folder: Path, name: str) -> Path:
-    safe = "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
-    return folder / "clips" / f"{safe}.opus"
+    return folder / "clips" / f"{safe_name(name)}.opus"
+
+
+def safe_name(name: str) -> str:
+    """Return an id as a file name."""
+    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 def _draw(seed: int, what: str, name: str) -> float:

@@ -61,7 +61,7 @@ class SpeechRows(Dataset):
 
     def __getitem__(self, index: int) -> Item:
         row = self.rows[index]
-        item = Item(row, index, **{name: cache[row.id] for name, cache in self.caches.items()})
+        item = Item(row, index, self.epoch, **{name: cache[row.id] for name, cache in self.caches.items()})
         if self.audio:
             item.waveform = self._hear(row.audio, index)
         if row.question is None and row.question_audio is not None:

@@ -5,29 +5,32 @@ Enters: the three argument groups. Leaves: `output_dir` with the trained checkpo
 
 import dataclasses
 import hashlib
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import set_seed
 
+from ..data.augmentation import Augmentation, load_noises, mask_features
 from ..data.collator import Collator
-from ..data.manifest import Row, read_manifest
+from ..data.manifest import Row, read_manifest, stream_manifest
 from ..hub.stamp import make_stamp
 from ..recognizer_clsr import speech_encoder_of
 from .arguments import CLSRTrainingArguments, DataArguments, ModelArguments
 from .build import Built, build_model
 from .features import Shards, Texts, encoder_states, fill, fingerprint, transcripts
-from .rows import SpeechRows
+from .rows import SpeechRows, StreamedRows
 from .stages import STAGES, prepare_stage
 from .teacher import padded_targets
 from .trainer import CLSRTrainer, last_complete_checkpoint
 
 logger = logging.getLogger(__name__)
 STAMP_FILE = "stamp.json"
+STREAM_SAMPLE = 1000  # rows of a stream that vocabulary and statistics are taken from
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTrainingArguments) -> CLSRTrainer:
@@ -39,7 +42,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
     set_seed(args.seed)
     output_dir = str(args.output_dir)
     stamp = make_stamp()
-    rows = load_rows(data_args.train_manifest, data_args, args)
+    if data_args.streaming:
+        _check_stream(data_args, args)
+        rows = list(itertools.islice(open_stream(data_args, args), STREAM_SAMPLE))
+    else:
+        rows = load_rows(data_args.train_manifest, data_args, args)
     pool = load_rows(data_args.eval_manifest, data_args, args) if data_args.eval_manifest else None
     built = build_model(model_args, rows, args.seed)
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
@@ -77,17 +84,22 @@ def load_rows(manifests: str | None, data_args: DataArguments, args: CLSRTrainin
     """Read manifests, with the columns that the stage needs."""
     if manifests is None:
         raise ValueError("train_manifest is missing but rows are needed to train; see docs/datasets.md")
-    columns = dict(pair.split("=", 1) for pair in (data_args.columns or "").split(",") if pair)
     rows: list[Row] = []
     for path in manifests.split(","):
         rows += read_manifest(
             path,
-            columns=columns or None,
+            columns=_columns(data_args),
             audio_root=data_args.audio_root,
             needs=STAGES[args.stage].needs,
             skip_bad_rows=data_args.skip_bad_rows,
         )
     return rows[: data_args.max_train_rows]
+
+
+def open_stream(data_args: DataArguments, args: CLSRTrainingArguments) -> Iterator[Row]:
+    """Yield the rows of the training manifests as they stand there."""
+    for path in (data_args.train_manifest or "").split(","):
+        yield from stream_manifest(path, _columns(data_args), data_args.audio_root, STAGES[args.stage].needs)
 
 
 def fill_caches(
@@ -133,18 +145,40 @@ def make_dataset(
     data_args: DataArguments,
     caches: dict[str, Any],
     training: bool,
-) -> SpeechRows:
+) -> SpeechRows | StreamedRows:
     """Return the rows as the stage hears them; only training is augmented."""
     heard = STAGES[args.stage].uses_clips and not {"states", "recognised"} & set(caches)
-    return SpeechRows(
-        rows,
-        built.processor.feature_extractor.sampling_rate,
-        augment=None,
+    settings: dict[str, Any] = dict(
+        sampling_rate=built.processor.feature_extractor.sampling_rate,
+        augment=_augmentation(data_args, built) if training and heard else None,
         seed=args.seed,
         audio=heard,
         caches=caches,
         max_audio_s=built.model.config.max_audio_s,
     )
+    if training and data_args.streaming:
+        return StreamedRows(lambda: open_stream(data_args, args), **settings)
+    return SpeechRows(rows, **settings)
+
+
+def _augmentation(data_args: DataArguments, built: Built) -> Augmentation | None:
+    """Return what changes the training clips; None if nothing does."""
+    chances = {
+        name: getattr(data_args, name)
+        for name in ("noise_probability", "room_probability", "speed_probability", "codec_probability")
+    }
+    if not any(chances.values()):
+        return None
+    noises: Sequence[Any] = ()
+    rooms: Sequence[Any] = ()
+    if data_args.noise_dir:
+        noises, rooms = load_noises(data_args.noise_dir, built.processor.feature_extractor.sampling_rate)
+    for name, recordings in (("noise_probability", noises), ("room_probability", rooms)):
+        if chances[name] and not recordings:
+            raise ValueError(
+                f"{name} is {chances[name]:g} but noise_dir is {data_args.noise_dir}; name the folder"
+            )
+    return Augmentation(noises, rooms, **chances, snr_db=(data_args.min_snr_db, data_args.max_snr_db))
 
 
 def make_collator(
@@ -166,6 +200,8 @@ def make_collator(
         leading_space=built.leading_space,
         questions="question" in stage.needs,
         passages=passages,
+        mask_features=mask_features if training and data_args.spec_augment else None,
+        seed=args.seed,
     )
 
 
@@ -210,6 +246,22 @@ def write_stamp(folder: str, stamp: dict, recipe: dict, rows: Sequence[Row], tra
     }
     file = Path(folder) / STAMP_FILE
     file.write_text(json.dumps(content, indent=2, default=str) + "\n", encoding="utf-8")
+
+
+def _columns(data_args: DataArguments) -> dict[str, str] | None:
+    return dict(pair.split("=", 1) for pair in (data_args.columns or "").split(",") if pair) or None
+
+
+def _check_stream(data_args: DataArguments, args: CLSRTrainingArguments) -> None:
+    if args.max_steps <= 0:
+        raise ValueError(
+            f"streaming has no end but max_steps is {args.max_steps}; say how many steps to train"
+        )
+    if data_args.cache != "none" or args.stage == "selfdistil":
+        raise ValueError(
+            f"streaming reads each row once but cache is {data_args.cache!r} and stage {args.stage!r}; "
+            "use a manifest without streaming for caches"
+        )
 
 
 def _check_frozen(built: Built, args: CLSRTrainingArguments, part: str) -> None:

@@ -41,7 +41,8 @@ def spoken(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spoken")
     halves = [" ".join(line.split()[: len(line.split()) // 2 + 1]) for line in SENTENCES]
     utterances = [
-        Utterance(f"s{n}", line, questions=(half,)) for n, (line, half) in enumerate(zip(SENTENCES, halves, strict=True))
+        Utterance(f"s{n}", line, questions=(half,))
+        for n, (line, half) in enumerate(zip(SENTENCES, halves, strict=True))
     ]
     return read_manifest(speak_manifest(utterances, folder, ["flite/slt", "flite/rms"]))
 
@@ -60,7 +61,9 @@ def test_tiny_model_learns_16_spoken_sentences_by_heart(decoder, predictor, spok
         text,
         text_tokenizer=tokenizer,
         decoder_type=decoder,
-        decoder_config=SANMConfig(encoder_hidden_size=64, **sizes) if decoder == "sanm" else WhisperConfig(**whisper),
+        decoder_config=SANMConfig(encoder_hidden_size=64, **sizes)
+        if decoder == "sanm"
+        else WhisperConfig(**whisper),
         predictor_type=predictor,
         adaptor_type="vq",
         adaptor_temperature=0.1,

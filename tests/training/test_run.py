@@ -149,6 +149,40 @@ def test_bad_rows_are_named_or_skipped_and_counted(sanm, caplog):
     assert "1 rows of" in caplog.text
 
 
+def test_augmented_clips_differ_by_epoch_and_only_in_training(sanm):
+    settings = (
+        "--speed_probability",
+        "1",
+        "--codec_probability",
+        "1",
+        "--spec_augment",
+        "true",
+        "--max_steps",
+        "1",
+    )
+    made = train(sanm, *settings, "--eval_manifest", str(sanm / "tones" / "rows.jsonl"))
+    plain = made.eval_dataset[0].waveform
+    made.train_dataset.set_epoch(0)
+    first = made.train_dataset[0].waveform
+    made.train_dataset.set_epoch(1)
+    second = made.train_dataset[0].waveform
+    assert len({len(plain), len(first), len(second)}) == 3
+    item = made.train_dataset[0]
+    masked = made.data_collator([item])["input_features"]
+    assert not masked.equal(made.eval_collator([item])["input_features"])
+    with pytest.raises(ValueError, match="noise_probability is 1 but noise_dir is None"):
+        train(sanm, "--noise_probability", "1", "--max_steps", "1")
+
+
+def test_streamed_rows_train_for_the_steps_asked_for(sanm):
+    made = train(sanm, "--streaming", "true", "--max_steps", "3")
+    assert made.state.global_step == 3
+    items = list(made.train_dataset)
+    assert [item.row.id for item in items] == [f"r{number}" for number in range(8)]
+    with pytest.raises(ValueError, match="streaming has no end but max_steps is -1"):
+        train(sanm, "--streaming", "true")
+
+
 def tokenizer(folder):
     return ("--recognizer_tokenizer", str(folder / "recognizer_tokenizer"))
 

@@ -190,7 +190,9 @@ def test_text_stage_ranks_passages_and_hears_nothing(tmp_path):
 
 def test_odd_number_of_rows_repeats_none_among_the_negatives(tmp_path):
     rows = tone_rows(tmp_path / "tones", 10)
-    made = trainer(tmp_path, sanm_model(tmp_path), sanm_processor(), rows, "joint", per_device_train_batch_size=3)
+    made = trainer(
+        tmp_path, sanm_model(tmp_path), sanm_processor(), rows, "joint", per_device_train_batch_size=3
+    )
     seen = [batch["row_index"].tolist() for batch in made.get_train_dataloader()]
     assert [len(batch) for batch in seen] == [3, 3, 3]  # the tenth row waits for another epoch's order
     assert len({row for batch in seen for row in batch}) == 9
