@@ -97,7 +97,7 @@ class HubHandler(BaseHTTPRequestHandler):
         else:
             self.repository("/".join(parts[:2]), parts[2:], body, is_api=False)
 
-    do_GET = do_POST = do_PUT = do_HEAD = serve
+    do_GET = do_POST = do_PUT = do_HEAD = serve  # noqa: N815 - the names http.server calls
 
     def create(self, wish: dict) -> None:
         name = f"{wish.get('organization') or 'me'}/{wish['name']}"
