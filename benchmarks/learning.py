@@ -1,0 +1,165 @@
+"""What training through the bridge adds: the paper's model from random weights, its missing control, the dual encoder.
+
+    python benchmarks/learning.py --json benchmarks/results/learning.json
+
+Sentences of a small grammar are spoken by two voices; every combination in the held-out pool is new, no word is. Three
+arms see the same rows in the same order for the same steps: `joint` (recognition and retrieval loss), `control` (the
+same without the retrieval gradient) and `dual` (no transcript between speech and vector). Needs flite and the extra parts.
+"""
+
+import argparse
+import itertools
+import json
+import random
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from modeling_clsr.data.manifest import read_manifest
+from modeling_clsr.data.synthesis import Utterance, speak_manifest
+from modeling_clsr.evaluation.metrics import word_error_rate
+from modeling_clsr.evaluation.ranking import hit_chances
+from modeling_clsr.evaluation.significance import mean_interval, paired_test
+from modeling_clsr.hub.parts import minilm_folder
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
+from modeling_clsr.training.arguments import parse_arguments
+from modeling_clsr.training.run import run
+
+PEOPLE = (
+    "the baker,my sister,an old sailor,the teacher,our neighbour,a young doctor,the king,his uncle".split(",")
+)
+VERBS = "sold/sell,painted/paint,lost/lose,found/find,repaired/repair,hid/hide".split(",")
+COLOURS = "red,green,white,golden,broken,heavy".split(",")
+THINGS = "lamp,bicycle,clock,ladder,violin,basket,mirror,anchor".split(",")
+PLACES = (
+    "in the harbour,near the station,behind the church,in the market,on the island,under the bridge".split(
+        ","
+    )
+)
+VOICES = ["flite/slt", "flite/rms"]
+ARMS = {
+    "joint": ("recipes/sanm_tiny.yaml",),
+    "control": ("recipes/sanm_tiny.yaml", "--contrastive_weight", "0"),
+    "dual": ("recipes/dual.yaml",),
+}
+
+
+def sentences(count: int, seed: int) -> list[Utterance]:
+    """Draw different sentences; each answers one question, which leaves the place open."""
+    combinations = list(itertools.product(PEOPLE, VERBS, COLOURS, THINGS))
+    draw = random.Random(seed)
+    chosen = draw.sample(combinations, count)
+    return [
+        Utterance(
+            f"s{number}",
+            f"{person} {verb.split('/')[0]} the {colour} {thing} {draw.choice(PLACES)}",
+            questions=(f"Where did {person} {verb.split('/')[1]} the {colour} {thing}?",),
+        )
+        for number, (person, verb, colour, thing) in enumerate(chosen)
+    ]
+
+
+def train(arm: str, seed: int, folder: Path, steps: int) -> dict:
+    """Train one arm; return its hits on the training pool and on the held-out one, and its word errors."""
+    recipe, *extra = ARMS[arm]
+    out = folder / f"{arm}-{seed}"
+    argv = [
+        "--config",
+        recipe,
+        "--text",
+        str(minilm_folder()),
+        "--train_manifest",
+        str(folder / "train.jsonl"),
+    ]
+    argv += ["--output_dir", str(out), "--seed", str(seed), "--max_steps", str(steps), "--use_cpu", "true"]
+    argv += ["--save_strategy", "no", "--disable_tqdm", "true", *extra]
+    trainer = run(*parse_arguments(argv))
+    result = {"arm": arm, "seed": seed}
+    for pool in ("train", "held_out"):
+        rows = read_manifest(folder / f"{pool}.jsonl", needs=("audio", "question", "transcript"))
+        result[pool], written = embed_and_rank(trainer, rows)
+        if arm != "dual":
+            result[f"{pool}_wer"] = word_error_rate([row.transcript for row in rows], written)[0]
+    return result
+
+
+@torch.no_grad()
+def embed_and_rank(trainer, rows) -> tuple[list[float], list[str]]:
+    """Return whether each question finds its clip first, and what was heard."""
+    model = trainer.model.eval()
+    data = type(trainer.train_dataset)(rows)
+    queries, clips, written = [], [], []
+    for start in range(0, len(rows), 16):
+        batch = trainer.eval_collator([data[row] for row in range(start, min(start + 16, len(rows)))])
+        output = trainer._forward(model, batch)
+        queries.append(output.text_embeds)
+        clips.append(output.audio_embeds)
+        written += [transcript.text for transcript in output.transcripts]
+    scores = (torch.cat(queries) @ torch.cat(clips).T).numpy()
+    return hit_chances(scores, np.eye(len(rows), dtype=bool), 1).tolist(), written
+
+
+def summary(results: list[dict]) -> dict:
+    """Return each arm's figures over its seeds, and the paired comparisons."""
+    figures: dict = {"arms": {}, "paired": {}}
+    pooled = {}
+    for arm in dict.fromkeys(row["arm"] for row in results):
+        rows = [row for row in results if row["arm"] == arm]
+        held_out = np.concatenate([row["held_out"] for row in rows])
+        groups = [f"q{number}" for row in rows for number in range(len(row["held_out"]))]
+        pooled[arm] = (held_out, groups)
+        figures["arms"][arm] = {
+            "seeds": [row["seed"] for row in rows],
+            "train_recall_at_1": [float(np.mean(row["train"])) for row in rows],
+            "held_out_recall_at_1": [float(np.mean(row["held_out"])) for row in rows],
+            "held_out_mean": float(held_out.mean()),
+            "held_out_interval": list(mean_interval(held_out, groups)),
+            "held_out_wer": [row.get("held_out_wer") for row in rows],
+        }
+    for other in ("control", "dual"):
+        if {"joint", other} <= pooled.keys():
+            found = paired_test(pooled["joint"][0], pooled[other][0], pooled["joint"][1])
+            figures["paired"][f"joint - {other}"] = vars(found)
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", help="write the stamped result")
+    parser.add_argument("--rows", type=int, default=400, help="clips to train on")
+    parser.add_argument("--held_out", type=int, default=200, help="clips of the held-out pool")
+    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--arms", default="joint,control,dual")
+    parser.add_argument(
+        "--work", help="folder for clips and finished runs, to go on later; temporary if left out"
+    )
+    args = parser.parse_args()
+    stamp = make_stamp()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(args.work or temporary)
+        made = sentences(args.rows + args.held_out, seed=0)
+        for name, part in (("train", made[: args.rows]), ("held_out", made[args.rows :])):
+            manifest = speak_manifest(part, folder / name, VOICES)
+            text = manifest.read_text(encoding="utf-8").replace('"clips/', f'"{name}/clips/')
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        results = []
+        for seed, arm in itertools.product(range(1, args.seeds + 1), args.arms.split(",")):
+            done = folder / f"{arm}-{seed}.json"
+            if not done.exists():
+                done.write_text(json.dumps(train(arm, seed, folder, args.steps)), encoding="utf-8")
+            results.append(json.loads(done.read_text(encoding="utf-8")))
+            print(
+                arm, seed, {key: round(float(np.mean(results[-1][key])), 3) for key in ("train", "held_out")}
+            )
+    figures = summary(results)
+    print(json.dumps(figures, indent=2))
+    if args.json:
+        data = f"{args.rows} clips to train on, {args.held_out} held out, chance {1 / args.held_out:.3f}, {args.steps} steps"
+        write_stamped(args.json, figures, stamp, data=data)
+
+
+if __name__ == "__main__":
+    main()
