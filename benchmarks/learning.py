@@ -4,7 +4,7 @@
 
 Sentences of a small grammar are spoken by two voices; every combination in the held-out pool is new, no word is. Three
 arms see the same rows in the same order for the same steps: `joint` (recognition and retrieval loss), `control` (the
-same without the retrieval gradient) and `dual` (no transcript between speech and vector). Needs flite and the extra parts.
+same without the retrieval gradient) and `dual` (no transcript in between). Needs flite and the extra parts.
 """
 
 import argparse
@@ -157,7 +157,7 @@ def main() -> None:
     figures = summary(results)
     print(json.dumps(figures, indent=2))
     if args.json:
-        data = f"{args.rows} clips to train on, {args.held_out} held out, chance {1 / args.held_out:.3f}, {args.steps} steps"
+        data = f"{args.rows} clips to train on, {args.held_out} held out, {args.steps} steps"
         write_stamped(args.json, figures, stamp, data=data)
 
 

@@ -7,6 +7,7 @@ import contextlib
 import functools
 import gc
 import logging
+import time
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
@@ -66,6 +67,8 @@ class CLSRTrainer(Trainer):
         self.new_parameters = set(new_parameters)
         self.eval_collator = eval_collator or self.data_collator
         self.logged: dict[str, list[float]] = defaultdict(list)
+        self.waited = 0.0  # seconds for data since the last log
+        self.last_log = time.perf_counter()
         self.add_callback(CompleteCallback())
         self.add_callback(CurveCallback())
 
@@ -136,8 +139,19 @@ class CLSRTrainer(Trainer):
         if "loss" in logs:
             logs |= {name: sum(values) / len(values) for name, values in self.logged.items() if values}
             logs["temperature"] = float((-self.model.logit_scale.detach().float()).exp())
+            now = time.perf_counter()
+            logs["data_wait"] = self.waited / max(now - self.last_log, 1e-9)  # share of the time
+            self.waited, self.last_log = 0.0, now
             self.logged.clear()
         super().log(logs, start_time)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """Fetch the batches of a step, and note how long that took. See `Trainer.get_batch_samples`."""
+        start = time.perf_counter()
+        try:
+            return super().get_batch_samples(*args, **kwargs)
+        finally:
+            self.waited += time.perf_counter() - start
 
     # -- order of the data
 

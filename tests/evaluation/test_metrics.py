@@ -39,7 +39,7 @@ def test_proportion_interval_is_wilsons():
 
 
 def test_whispers_normaliser_spells_out_and_spells_american():
-    assert whisper_words("Mr. Grey can't organise 'em, um, all!") == "mister gray can not organize them all"
+    assert whisper_words("Mr. Grey can't organise 'em, um, all!") == "mister gray can not organize em all"
     assert whisper_words("It cost twenty-one dollars in 1,984.") == "it cost $21 in 1984"
 
 
