@@ -50,7 +50,7 @@ def test_normaliser_decides_what_is_an_error():
 
 
 def test_character_errors_ignore_spaces_and_marks():
-    assert whisper_letters("Où est-ce ?") == whisper_letters("ou est ce")
+    assert whisper_letters("Où est-ce ?") == whisper_letters("où est ce")
     assert character_error_rate(["今天 天氣好。"], ["今天天气好"])[0] == pytest.approx(1 / 5)
 
 
