@@ -10,6 +10,7 @@ from transformers.configuration_utils import SubConfigSpec
 RECOGNIZER_TYPES = ("seq2seq", "ctc")
 DECODER_TYPES = ("recognizer", "sanm", "whisper")
 PREDICTOR_TYPES = ("cif", "ctc")
+CTC_UNITS = ("tokens", "characters")
 VQ_TYPES = ("vq", "softmax", "logits", "expected", "projection")
 ADAPTOR_TYPES = ("retokenize", *VQ_TYPES)
 POOLING_TYPES = ("mean", "cls")
@@ -74,6 +75,8 @@ class CLSRConfig(PreTrainedConfig):
             parallel decoder; "whisper": the layers of a Whisper decoder over the text encoder's vocabulary.
         decoder_config: config of the "sanm" (SANMConfig) or "whisper" (WhisperConfig) decoder.
         predictor_type: "cif" (the paper's) or "ctc" (Paraformer-v2); needed beside "sanm" and "whisper".
+        ctc_units: "tokens": the CTC predictor's classes are the output vocabulary; "characters": UTF-8 bytes, for
+            speech encoders with a frame for each.
         tail_threshold: mass granted to the CIF predictor behind the last frame, so that a rest becomes a token.
         adaptor_type: how the transcript enters the text encoder. "retokenize" cuts it again by the text encoder's
             tokenizer; "vq" (the paper's) shares its vocabulary; "softmax", "logits", "expected" and "projection"
@@ -127,6 +130,7 @@ class CLSRConfig(PreTrainedConfig):
     decoder_type: str = "recognizer"
     decoder_config: dict | PreTrainedConfig | None = None
     predictor_type: str | None = None
+    ctc_units: str = "tokens"
     tail_threshold: float | int = 0.45
     adaptor_type: str = "retokenize"
     adaptor_temperature: float | int = 1.0
@@ -183,6 +187,7 @@ class CLSRConfig(PreTrainedConfig):
             ("recognizer_type", RECOGNIZER_TYPES),
             ("decoder_type", DECODER_TYPES),
             ("predictor_type", (None, *PREDICTOR_TYPES)),
+            ("ctc_units", CTC_UNITS),
             ("adaptor_type", ADAPTOR_TYPES),
             ("pooling", POOLING_TYPES),
         ):
@@ -210,6 +215,10 @@ class CLSRConfig(PreTrainedConfig):
             raise ValueError(
                 f"decoder_type is {self.decoder_type!r} but predictor_type is {self.predictor_type!r}; "
                 "'recognizer' has none, the other decoders need 'cif' or 'ctc'"
+            )
+        if self.ctc_units != "tokens" and self.predictor_type != "ctc":
+            raise ValueError(
+                f"ctc_units is {self.ctc_units!r} but predictor_type is {self.predictor_type!r}; only 'ctc' has units"
             )
         if pretrained != (self.decoder_config is None):
             raise ValueError(

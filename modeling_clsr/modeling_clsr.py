@@ -133,7 +133,7 @@ class CLSRModel(CLSRPreTrainedModel):
             self.speech_model = build_recognizer(config.speech_config, config.recognizer_type)
             self.adaptor = RetokenizeAdaptor(config.adaptor_temperature, self.strings)
         else:
-            self.speech_model = ParallelRecognizer(config)
+            self.speech_model = ParallelRecognizer(config, self.strings)
             decoder: Any = config.decoder_config
             rows = {token: row for row, token in enumerate(config.vocabulary_ids)}
             suppressed = config.suppress_token_ids

@@ -14,12 +14,14 @@ from transformers import AutoModel, DynamicCache, EncoderDecoderCache
 from transformers.utils import ModelOutput
 
 from .ctc_predictor_clsr import IGNORED_ID, CTCPredictor, ctc_loss
+from .ctc_units_clsr import NUM_UNITS, tokens_of_units, units_of_tokens
 from .decoding_clsr import TOKENS_PER_SECOND
 from .kaldi_clsr import normalize_frames
 from .predictor_clsr import CIFPredictor, PredictorOutput, quantity_loss
 from .recognizer_clsr import CrossMaskedWhisperDecoder, SpeechStates, TrueLengthWhisperEncoder, encode_frames
 from .sampler_clsr import GlancingSampler, minimum_error_loss, recognition_loss
 from .sanm_clsr import SANMDecoder, SANMEncoder
+from .strings_clsr import TokenStrings
 
 
 @dataclass
@@ -50,11 +52,13 @@ class ParallelRecognizer(nn.Module):
 
     Args:
         config: CLSRConfig with `decoder_type` "sanm" or "whisper".
+        strings: of the text encoder's tokens, for a CTC predictor over characters.
     """
 
-    def __init__(self, config: Any):
+    def __init__(self, config: Any, strings: TokenStrings | None = None):
         super().__init__()
         self.config = config
+        self.strings = strings
         speech, decoder = config.speech_config, config.decoder_config
         self.encoder = build_speech_encoder(speech)
         if speech.model_type == "clsr_sanm":
@@ -69,8 +73,9 @@ class ParallelRecognizer(nn.Module):
         if config.predictor_type == "cif":
             self.predictor = CIFPredictor(encoder_size, tail_threshold=config.tail_threshold)
         else:
+            num_units = NUM_UNITS if config.ctc_units == "characters" else num_tokens
             self.predictor = CTCPredictor(
-                encoder_size, num_tokens + 1, blank_id=num_tokens
+                encoder_size, num_units + 1, blank_id=num_units
             )  # the blank comes last
         same = encoder_size == decoder_size
         self.bridge: nn.Module = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
@@ -165,7 +170,22 @@ class ParallelRecognizer(nn.Module):
         if isinstance(self.predictor, CIFPredictor):
             counts = None if labels is None else (labels >= 0).sum(dim=-1)
             return self.predictor(speech.states, speech.mask, counts)
-        return self.predictor(speech.states, speech.mask, labels)
+        if self.config.ctc_units == "tokens":
+            return self.predictor(speech.states, speech.mask, labels)
+        strings = cast(TokenStrings, self.strings)
+        if labels is not None:
+            units, counts = units_of_tokens(self._tokens(labels), strings)
+        else:
+            path = self.predictor(speech.states, speech.mask).draft_ids  # (B, N)
+            units, counts = path, tokens_of_units(path, strings)[1]
+        return self.predictor(speech.states, speech.mask, units, counts)
+
+    def _tokens(self, labels: Tensor) -> Tensor:
+        """Turn output rows into tokens of the text encoder, negative on padding."""
+        if not self.config.vocabulary_ids:
+            return labels
+        known = torch.tensor(list(self.config.vocabulary_ids), device=labels.device)
+        return torch.where(labels >= 0, known[labels.clamp(min=0)], labels)
 
     def _decode(self, states: Tensor, token_mask: Tensor, speech: SpeechStates) -> Tensor:
         memory = self.memory_bridge(speech.states)
@@ -226,7 +246,10 @@ class ParallelRecognizer(nn.Module):
         if isinstance(self.predictor, CIFPredictor):
             predictor = quantity_loss(cast(Tensor, found.token_counts), (labels >= 0).sum(dim=-1))
         else:
-            predictor = ctc_loss(cast(Tensor, found.ctc_logits), speech.mask, labels, self.predictor.blank_id)
+            units = labels
+            if self.config.ctc_units == "characters":
+                units = units_of_tokens(self._tokens(labels), cast(TokenStrings, self.strings))[0]
+            predictor = ctc_loss(cast(Tensor, found.ctc_logits), speech.mask, units, self.predictor.blank_id)
         return {"recognition_loss": recognition, "predictor_loss": predictor}
 
     def _dtype(self) -> torch.dtype:
