@@ -1,8 +1,8 @@
 """Characters under word pieces: the units of a CTC predictor that is finer than the tokens it finds.
 
 A unit is a byte of UTF-8, a character for English, so that no alphabet is needed. Enters: tokens, or a CTC path.
-Leaves: unit ids (B, N) and how many of them make each token (B, U). CTC needs a frame for every unit: encoders with 20 ms
-frames.
+Leaves: unit ids (B, N) and how many of them make each token (B, U). CTC needs a frame for every unit: take encoders
+with 20 ms frames.
 """
 
 import torch

@@ -79,5 +79,5 @@ def test_losses_reach_every_weight_and_inference_hears_tokens(made):
 
 
 def test_units_without_a_ctc_predictor_are_refused():
-    with pytest.raises(StrictDataclassClassValidationError, match="ctc_units is 'characters' but predictor_type is None"):
+    with pytest.raises(StrictDataclassClassValidationError, match="'characters' but predictor_type is None"):
         CLSRConfig(ctc_units="characters")
