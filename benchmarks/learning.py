@@ -130,7 +130,7 @@ def main() -> None:
     parser.add_argument("--json", help="write the stamped result")
     parser.add_argument("--rows", type=int, default=400, help="clips to train on")
     parser.add_argument("--held_out", type=int, default=200, help="clips of the held-out pool")
-    parser.add_argument("--steps", type=int, default=1500)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--arms", default="joint,control,dual")
     parser.add_argument(
