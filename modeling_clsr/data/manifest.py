@@ -138,6 +138,51 @@ def stream_manifest(
         yield row
 
 
+def rows_of_dataset(
+    dataset: Iterable[Mapping[str, Any]],
+    folder: str | Path,
+    columns: Mapping[str, str] | None = None,
+    needs: Sequence[str] = ("audio",),
+    skip_bad_rows: bool = False,
+) -> list[Row]:
+    """Turn any data set (`datasets.load_dataset`, or a list of dictionaries) into rows.
+
+    Args:
+        dataset: its audio columns hold paths, or {"bytes", "path"} as `Audio(decode=False)` gives them, or
+            {"array", "sampling_rate"}. torchcodec is not needed: cast the columns with `undecoded`.
+        folder: gets a file for each clip that has no path of its own.
+        columns: names of the data set's own columns.
+        needs: columns that every row must have.
+        skip_bad_rows: as `read_manifest`.
+    """
+    folder, names = Path(folder), dict(columns or {})
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def records() -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, entry in enumerate(dataset, start=1):
+            record = dict(entry)
+            for name in PATHS:
+                column = names.get(name, name)
+                if isinstance(record.get(column), Mapping):
+                    stem = f"{record.get(names.get('id', 'id'), number)}-{name}"
+                    record[column] = _stored_clip(
+                        record[column], folder, "".join(c if c.isalnum() else "_" for c in stem)
+                    )
+            yield number, record
+
+    return check_rows(records(), "the data set", names, folder, needs, skip_bad_rows=skip_bad_rows)
+
+
+def undecoded(dataset: Any) -> Any:
+    """Cast every audio column of a Hugging Face data set so that its bytes are handed out as they are."""
+    from datasets import Audio
+
+    for name, feature in (dataset.features or {}).items():
+        if isinstance(feature, Audio):
+            dataset = dataset.cast_column(name, Audio(decode=False))
+    return dataset
+
+
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> Path:
     """Write rows, whole or not at all; audio paths below the manifest's folder become relative.
 
@@ -225,6 +270,21 @@ def _duration(path: str, where: str) -> float:
         raise ValueError(
             f"{where} names {path}, which cannot be read ({error}); repair or drop it"
         ) from error
+
+
+def _stored_clip(clip: Mapping[str, Any], folder: Path, stem: str) -> str:
+    """Return the path of a clip; written to the folder if it is only in memory."""
+    if clip.get("bytes") is None and clip.get("array") is None:
+        return str(Path(str(clip["path"])).absolute())
+    if clip.get("array") is not None:
+        file = folder / f"{stem}.flac"
+        if not file.exists():
+            soundfile.write(file, clip["array"], int(clip["sampling_rate"]))
+        return str(file.absolute())
+    file = folder / f"{stem}{Path(str(clip.get('path') or 'clip.wav')).suffix}"
+    if not file.exists():
+        file.write_bytes(clip["bytes"])
+    return str(file.absolute())
 
 
 def _relative(path: str, folder: Path) -> str:

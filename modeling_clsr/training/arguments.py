@@ -82,6 +82,12 @@ class DataArguments:
     train_manifest: str | None = field(
         default=None, metadata={"help": "JSONL of rows (docs/datasets.md); several with commas"}
     )
+    dataset: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder of a Hugging Face data set, in place of train_manifest"},
+    )
+    dataset_config: str | None = None
+    dataset_split: str = "train"
     eval_manifest: str | None = field(
         default=None, metadata={"help": "the fixed pool for R@k and WER while training"}
     )

@@ -49,7 +49,7 @@ def build_model(args: ModelArguments, rows: Sequence[Row], seed: int = 0) -> Bui
 
     Args:
         args: either `model`, or `speech` and `text`.
-        rows: of the training, for a restricted vocabulary and the statistics of a new filterbank.
+        rows: of the training, for a restricted vocabulary.
         seed: of the random weights.
 
     Raises:
@@ -61,9 +61,7 @@ def build_model(args: ModelArguments, rows: Sequence[Row], seed: int = 0) -> Bui
             "give model (a checkpoint) alone, or speech and text (parts to join)"
         )
     torch.manual_seed(seed)
-    built = _from_checkpoint(args) if args.model is not None else _from_parts(args, rows)
-    _fill_statistics(built, rows, seed)
-    return built
+    return _from_checkpoint(args) if args.model is not None else _from_parts(args, rows)
 
 
 def _from_checkpoint(args: ModelArguments) -> Built:
@@ -138,7 +136,7 @@ def _transcripts(args: ModelArguments, model: CLSRModel, processor: CLSRProcesso
     return tokenizer, any(token.startswith("Ġ") for token in list(tokenizer.get_vocab())[:5000])
 
 
-def _fill_statistics(built: Built, rows: Sequence[Row], seed: int) -> None:
+def fill_statistics(built: Built, rows: Sequence[Row], seed: int) -> None:
     """Measure the filterbank of a new SAN-M encoder on training clips (CMVN)."""
     speech: Any = built.model.speech_model
     shift = getattr(speech, "cmvn_shift", None)

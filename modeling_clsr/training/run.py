@@ -10,18 +10,18 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from transformers import set_seed
 
 from ..data.augmentation import Augmentation, load_noises, mask_features
 from ..data.collator import Collator
-from ..data.manifest import Row, read_manifest, stream_manifest
+from ..data.manifest import Row, read_manifest, rows_of_dataset, stream_manifest, undecoded
 from ..hub.stamp import make_stamp
 from ..recognizer_clsr import speech_encoder_of
 from .arguments import CLSRTrainingArguments, DataArguments, ModelArguments
-from .build import Built, build_model
+from .build import Built, build_model, fill_statistics
 from .features import Shards, Texts, encoder_states, fill, fingerprint, transcripts
 from .rows import SpeechRows, StreamedRows
 from .stages import STAGES, prepare_stage
@@ -30,6 +30,7 @@ from .trainer import CLSRTrainer, last_complete_checkpoint
 
 logger = logging.getLogger(__name__)
 STAMP_FILE = "stamp.json"
+TEXT_BATCH = 64
 STREAM_SAMPLE = 1000  # rows of a stream that vocabulary and statistics are taken from
 
 
@@ -49,6 +50,11 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         rows = load_rows(data_args.train_manifest, data_args, args)
     pool = load_rows(data_args.eval_manifest, data_args, args) if data_args.eval_manifest else None
     built = build_model(model_args, rows, args.seed)
+    if STAGES[args.stage].uses_clips:
+        longest = float(built.model.config.max_audio_s)
+        rows = drop_long_rows(rows, longest, data_args.skip_bad_rows)
+        pool = None if pool is None else drop_long_rows(pool, longest, data_args.skip_bad_rows)
+    fill_statistics(built, rows, args.seed)
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
     frozen = prepare_stage(built.model, args.stage, args.trainable)
     trainer = CLSRTrainer(
@@ -81,9 +87,13 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
 
 
 def load_rows(manifests: str | None, data_args: DataArguments, args: CLSRTrainingArguments) -> list[Row]:
-    """Read manifests, with the columns that the stage needs."""
+    """Read manifests (or a data set, for training), with the columns that the stage needs."""
+    if manifests is None and data_args.dataset is not None:
+        return _load_dataset(data_args, args)[: data_args.max_train_rows]
     if manifests is None:
-        raise ValueError("train_manifest is missing but rows are needed to train; see docs/datasets.md")
+        raise ValueError(
+            "train_manifest and dataset are missing but rows are needed to train; see docs/data.md"
+        )
     rows: list[Row] = []
     for path in manifests.split(","):
         rows += read_manifest(
@@ -94,6 +104,40 @@ def load_rows(manifests: str | None, data_args: DataArguments, args: CLSRTrainin
             skip_bad_rows=data_args.skip_bad_rows,
         )
     return rows[: data_args.max_train_rows]
+
+
+def _load_dataset(data_args: DataArguments, args: CLSRTrainingArguments) -> list[Row]:
+    try:
+        from datasets import load_dataset, load_from_disk
+    except ImportError as error:
+        raise ImportError('dataset needs the package datasets; install the extra "train"') from error
+    name = str(data_args.dataset)
+    if (Path(name) / "state.json").is_file():
+        dataset = load_from_disk(name)
+    else:
+        dataset = load_dataset(name, data_args.dataset_config, split=data_args.dataset_split)
+    folder = Path(data_args.cache_dir or Path(str(args.output_dir)) / "cache") / "clips"
+    return rows_of_dataset(
+        undecoded(dataset), folder, _columns(data_args), STAGES[args.stage].needs, data_args.skip_bad_rows
+    )
+
+
+def drop_long_rows(rows: list[Row], longest: float, skip: bool) -> list[Row]:
+    """Refuse clips that one pass does not take, or leave them out and list them.
+
+    Raises:
+        ValueError: a clip is too long and `skip` is off.
+    """
+    long = [row for row in rows if (row.duration or 0.0) > longest]
+    if long and not skip:
+        raise ValueError(
+            f"row {long[0].id} is {long[0].duration:.2f} s but one pass takes at most {longest:g} s "
+            f"({len(long)} such rows); cut it with data.passages.cut_passages or pass --skip_bad_rows true"
+        )
+    if long:
+        names = ", ".join(f"{row.id} ({row.duration:.1f} s)" for row in long[:10])
+        logger.warning("%d rows are longer than %g s and were skipped: %s", len(long), longest, names)
+    return [row for row in rows if (row.duration or 0.0) <= longest]
 
 
 def open_stream(data_args: DataArguments, args: CLSRTrainingArguments) -> Iterator[Row]:
@@ -119,6 +163,8 @@ def fill_caches(
             "teacher",
         )
         return {"teacher": Shards(place)}
+    if args.score_weight:
+        return {"teacher_vectors": teacher_vectors(built, rows)}
     if data_args.cache == "none":
         return {}
     if data_args.cache == "states":
@@ -136,6 +182,31 @@ def fill_caches(
             Shards(fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts"))
         )
     }
+
+
+@torch.no_grad()
+def teacher_vectors(built: Built, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
+    """Return the text encoder's vectors of each row's question and true transcript, (2, D), before it is trained.
+
+    Raises:
+        ValueError: a row has no written question or no transcript.
+    """
+    vectors: dict[str, torch.Tensor] = {}
+    for start in range(0, len(rows), TEXT_BATCH):
+        part = rows[start : start + TEXT_BATCH]
+        for row in part:
+            if not row.question or not row.transcript:
+                missing = "transcript" if row.question else "written question"
+                raise ValueError(
+                    f"row {row.id} has no {missing} but score_weight distils both; fill it or drop the row"
+                )
+        sides = [
+            built.model.get_text_features(**built.processor(text=texts, truncation=True)).pooler_output
+            for texts in ([str(row.question) for row in part], [str(row.transcript) for row in part])
+        ]
+        pairs = torch.stack(cast(list[torch.Tensor], sides), dim=1)  # (B, 2, D)
+        vectors |= {row.id: pair for row, pair in zip(part, pairs, strict=True)}
+    return vectors
 
 
 def make_dataset(

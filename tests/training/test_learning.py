@@ -9,7 +9,7 @@ from transformers import WhisperConfig
 from modeling_clsr import CLSRModel, CLSRProcessor, SANMConfig
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import Utterance, speak_manifest
-from modeling_clsr.training.build import Built, _fill_statistics
+from modeling_clsr.training.build import Built, fill_statistics
 from tests.tiny_parts import SIZES, WHISPER_SIZES, tiny_bert
 from tests.training.tiny_runs import trainer
 
@@ -74,7 +74,7 @@ def test_tiny_model_learns_16_spoken_sentences_by_heart(decoder, predictor, spok
         vocabulary_ids=sorted(tokenizer.convert_tokens_to_ids(list(words))),
     )
     processor = CLSRProcessor.from_pretrained_parts(speech, text, tokenizer, parallel=True)
-    _fill_statistics(Built(model, processor, tokenizer), spoken, seed=0)
+    fill_statistics(Built(model, processor, tokenizer), spoken, seed=0)
     made = trainer(
         tmp_path,
         model,

@@ -174,6 +174,55 @@ def test_augmented_clips_differ_by_epoch_and_only_in_training(sanm):
         train(sanm, "--noise_probability", "1", "--max_steps", "1")
 
 
+def test_scores_of_a_text_retriever_are_distilled(sanm):
+    settings = ("--stage", "dual", "--score_weight", "1", "--max_steps", "8", "--learning_rate", "3e-3")
+    made = train(sanm, *settings)
+    logs = [
+        entry["loss_score_distillation"]
+        for entry in made.state.log_history
+        if "loss_score_distillation" in entry
+    ]
+    assert logs[-1] < logs[0]
+    item = made.train_dataset[0]
+    assert torch.allclose(item.teacher_vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
+
+
+def test_clips_longer_than_one_pass_are_named_or_skipped(sanm, caplog):
+    import soundfile
+
+    soundfile.write(sanm / "tones" / "0.wav", torch.zeros(31 * 16000).numpy(), 16000)
+    with pytest.raises(ValueError, match=r"row r0 is 31.00 s but one pass takes at most 30 s"):
+        train(sanm, "--max_steps", "1")
+    made = train(sanm, "--max_steps", "1", "--skip_bad_rows", "true")
+    assert len(made.train_dataset) == 7
+    assert "1 rows are longer than 30 s and were skipped: r0 (31.0 s)" in caplog.text
+
+
+def test_hugging_face_data_set_trains_without_torchcodec(sanm):
+    datasets = pytest.importorskip("datasets", reason="the extra train is not installed")
+    rows = [json.loads(line) for line in (sanm / "tones" / "rows.jsonl").read_text().splitlines()]
+    content = {
+        "name": [row["id"] for row in rows],
+        "sound": [(sanm / "tones" / row["audio"]).read_bytes() for row in rows],
+        "words": [row["transcript"] for row in rows],
+        "question": [row["question"] for row in rows],
+    }
+    dataset = datasets.Dataset.from_dict(content).cast_column("sound", datasets.Audio(decode=False))
+    dataset.save_to_disk(sanm / "stored")
+    argv = [
+        "--model",
+        str(sanm / "start"),
+        "--dataset",
+        str(sanm / "stored"),
+        "--output_dir",
+        str(sanm / "out"),
+    ]
+    argv += [*FAST, "--columns", "id=name,audio=sound,transcript=words", "--max_steps", "1"]
+    made = run(*parse_arguments(argv))
+    assert [row.transcript for row in made.train_dataset.rows] == content["words"]
+    assert all(Path(row.audio).is_file() for row in made.train_dataset.rows)
+
+
 def test_streamed_rows_train_for_the_steps_asked_for(sanm):
     made = train(sanm, "--streaming", "true", "--max_steps", "3")
     assert made.state.global_step == 3
