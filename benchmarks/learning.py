@@ -3,9 +3,9 @@
     python benchmarks/learning.py --json benchmarks/results/learning.json
 
 Sentences of a small grammar are spoken by two voices; every combination in the held-out pool is new, no word is. A
-recogniser is trained from random weights (`recognition`). Two arms go on from it with the same rows in the same order for
-the same steps: `joint` with the retrieval loss, `control` without it. `dual` has no transcript between speech and vector
-and as many steps as both together. Needs flite and the extra parts.
+recogniser is trained from random weights (`recognition`). Two arms go on from it with the same rows in the same order
+for the same steps: `joint` with the retrieval loss, `control` without it. `dual` has no transcript in between and as
+many steps as both together. Needs flite and the extra parts.
 """
 
 import argparse
@@ -70,16 +70,28 @@ def train(arm: str, seed: int, folder: Path) -> dict:
     """Train one arm; return its hits on the training pool and on the held-out one, and its word errors."""
     recipe, *extra = ARMS[arm]
     out = folder / f"{arm}-{seed}"
+    start = folder / f"recognition-{seed}"
+    model = ["--model", str(start)] if arm in ("joint", "control") else ["--text", str(minilm_folder())]
     argv = [
         "--config",
         recipe,
-        "--text",
-        str(minilm_folder()),
+        *model,
         "--train_manifest",
         str(folder / "train.jsonl"),
+        "--output_dir",
+        str(out),
     ]
-    argv += ["--output_dir", str(out), "--seed", str(seed), "--max_steps", str(steps), "--use_cpu", "true"]
-    argv += ["--save_strategy", "no", "--disable_tqdm", "true", *extra]
+    argv += [
+        "--seed",
+        str(seed),
+        "--use_cpu",
+        "true",
+        "--save_strategy",
+        "no",
+        "--disable_tqdm",
+        "true",
+        *extra,
+    ]
     trainer = run(*parse_arguments(argv))
     result = {"arm": arm, "seed": seed}
     for pool in ("train", "held_out"):
