@@ -61,15 +61,22 @@ class Question:
     spans: tuple[tuple[float, float], ...] = ()
 
 
-def build_real_mix(data: Path, out: Path) -> tuple[list[Row], list[Question]]:
+def build_real_mix(
+    data: Path, out: Path, names: Sequence[str] = REAL_SETS
+) -> tuple[list[Row], list[Question]]:
     """Join real clips of one speaker to passages of 8 to 25 s, with the questions of `real_mix.jsonl`.
 
     Sentences that another set says, too, are left out, so that every question has one answer.
+
+    Args:
+        data: the data folder.
+        out: gets `clips/*.opus`.
+        names: of the speech sets; questions about others are left out.
     """
     passages: list[Row] = []
     places: dict[str, tuple[str, float, float]] = {}  # clip -> passage, start, end
     said: set[str] = set()
-    for group in _groups(data, said):
+    for group in _groups(data, names, said):
         for clips in _joined(group):
             name = clips[0].id
             path, spans = _write_passage(out, name, clips)
@@ -80,6 +87,8 @@ def build_real_mix(data: Path, out: Path) -> tuple[list[Row], list[Question]]:
             )
     questions = []
     for entry in map(json.loads, REAL_MIX.read_text(encoding="utf-8").splitlines()):
+        if entry["clip"] not in places and names != REAL_SETS:
+            continue
         name, start, end = places[entry["clip"]]
         questions.append(Question(entry["id"], entry["question"], name, entry["answer"], ((start, end),)))
     return passages, questions
@@ -208,9 +217,9 @@ def read_questions(folder: str | Path) -> list[Question]:
     return [Question(**(row | {"spans": tuple(tuple(span) for span in row["spans"])})) for row in records]
 
 
-def _groups(data: Path, said: set[str]) -> Iterator[list[Row]]:
+def _groups(data: Path, names: Sequence[str], said: set[str]) -> Iterator[list[Row]]:
     """Yield runs of clips by one speaker of one set, without sentences said before."""
-    for name in REAL_SETS:
+    for name in names:
         file = data / "speech" / f"{name}.jsonl"
         # Two prompts have the id of another one.
         rows = read_manifest(file, {"duration": "dur"}, audio_root=data, skip_bad_rows=name == "prompts")
@@ -227,22 +236,22 @@ def _groups(data: Path, said: set[str]) -> Iterator[list[Row]]:
         yield run
 
 
-def _joined(clips: Sequence[Row]) -> Iterator[list[Row]]:
-    """Cut a run into passages; a rest that is too short goes to the one before, or is left out."""
+def _joined(clips: Sequence[Row]) -> list[list[Row]]:
+    """Cut a run into passages; clips that are too short alone and too long with the next go to the passage before."""
     passages: list[list[Row]] = []
     current: list[Row] = []
-    for clip in clips:
-        if current and _length(current) >= PASSAGE_S[0]:
-            passages.append(current)
+    for clip in [*clips, None]:
+        if current and (
+            clip is None or _length(current) >= PASSAGE_S[0] or _length([*current, clip]) > PASSAGE_S[1]
+        ):
+            if _length(current) >= PASSAGE_S[0]:
+                passages.append(current)
+            elif passages and _length([*passages[-1], *current]) <= PASSAGE_S[1]:
+                passages[-1].extend(current)
             current = []
-        if current and _length([*current, clip]) > PASSAGE_S[1]:
-            current = []  # too short alone, too long with the next
-        current.append(clip)
-    if _length(current) >= PASSAGE_S[0]:
-        passages.append(current)
-    elif passages and _length([*passages[-1], *current]) <= PASSAGE_S[1]:
-        passages[-1].extend(current)
-    yield from passages
+        if clip is not None:
+            current.append(clip)
+    return passages
 
 
 def _length(clips: Sequence[Row]) -> float:
