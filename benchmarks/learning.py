@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from sentence_transformers import SentenceTransformer
 
 from modeling_clsr.data.collator import Collator
 from modeling_clsr.data.manifest import read_manifest
@@ -119,6 +120,14 @@ def embed_and_rank(trainer, rows) -> tuple[list[float], list[str]]:
     return hit_chances(scores, np.eye(len(rows), dtype=bool), 1).tolist(), written
 
 
+def text_recall(manifest: Path) -> float:
+    """Return R@1 of the untouched text encoder on the true transcripts, the upper bound of a frozen one."""
+    encoder = SentenceTransformer(str(minilm_folder()), device="cpu")
+    rows = read_manifest(manifest, needs=("question", "transcript"))
+    sides = [encoder.encode([getattr(row, name) for row in rows]) for name in ("question", "transcript")]
+    return float(hit_chances(sides[0] @ sides[1].T, np.eye(len(rows), dtype=bool), 1).mean())
+
+
 def summary(results: list[dict]) -> dict:
     """Return each arm's figures over its seeds, and `joint` against the others on the seeds that both have."""
     figures: dict = {"arms": {}, "paired": {}}
@@ -176,7 +185,9 @@ def main() -> None:
             print(
                 arm, seed, {key: round(float(np.mean(results[-1][key])), 3) for key in ("train", "held_out")}
             )
-    figures = summary(results)
+    figures = summary(results) | {
+        "true_text": {pool: text_recall(folder / f"{pool}.jsonl") for pool in ("train", "held_out")}
+    }
     print(json.dumps(figures, indent=2))
     if args.json:
         data = f"{args.rows} clips to train on, {args.held_out} held out"

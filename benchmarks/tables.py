@@ -9,7 +9,6 @@ import json
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-BEGIN, END = "<!-- figures: benchmarks/tables.py --write -->", "<!-- end of figures -->"
 SYSTEMS = {
     "clsr": "CLSR, float32",
     "cascade": "faster-whisper base int8, one by one, + MiniLM",
@@ -63,6 +62,50 @@ def figures_table() -> str:
     return "\n".join(lines)
 
 
+def learning_table() -> str:
+    """Return the Markdown table of `benchmarks/learning.py`."""
+    result = read("learning")
+    figures = result["figures"]
+    lines = [
+        "| arm | R@1, training pool | R@1, held out (95 % interval) | word errors, held out | seeds |",
+        "|---|---|---|---|---|",
+    ]
+    true = figures["true_text"]
+    lines.append(f"| true transcripts (upper bound) | {true['train']:.3f} | {true['held_out']:.3f} | 0 | |")
+    for arm, row in figures["arms"].items():
+        low, high = row["held_out_interval"]
+        errors = [error for error in row["held_out_wer"] if error is not None]
+        lines.append(
+            f"| `{arm}` | {', '.join(f'{value:.3f}' for value in row['train_recall_at_1'])} "
+            f"| {row['held_out_mean']:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {', '.join(f'{100 * error:.1f} %' for error in errors) or 'no words'} | {len(row['seeds'])} |"
+        )
+    lines.append("")
+    for pair, row in figures["paired"].items():
+        lines.append(
+            f"- {pair}: {100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}), "
+            f"p = {row['p_value']:.3f}, paired over the held-out questions."
+        )
+    lines += ["", f"{result['stamp']['data']}; one question each."]
+    return "\n".join(lines)
+
+
+def training_table() -> str:
+    """Return the Markdown table of `benchmarks/training.py`."""
+    result = read("training")
+    lines = [
+        "| setting | seconds of audio a second | waiting for data | first run with its cache |",
+        "|---|---|---|---|",
+    ]
+    for row in result["figures"]["settings"]:
+        first = "" if row["first_run_with_cache_s"] is None else f"{row['first_run_with_cache_s']:.0f} s"
+        speed = f"{row['audio_seconds_per_second']:.1f}"
+        lines.append(f"| {row['setting']} | {speed} | {100 * row['data_wait']:.1f} % | {first} |")
+    stamp = result["stamp"]
+    lines += ["", f"Default checkpoint on {stamp['processor']}, {stamp['threads']} threads; {stamp['data']}."]
+    return "\n".join(lines)
+
+
 def line(what: str, figure: str, script: str) -> str:
     return f"| {what} | {figure} | `benchmarks/{script}` |"
 
@@ -81,18 +124,28 @@ def read(name: str) -> dict:
     return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
 
 
+PLACES = (
+    ("README.md", "figures", figures_table),
+    ("docs/training.md", "learning", learning_table),
+    ("docs/training.md", "speed", training_table),
+)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--write", action="store_true", help="put the table into README.md")
-    if parser.parse_args().write:
-        readme = (ROOT / "README.md").read_text(encoding="utf-8")
-        before, rest = readme.split(BEGIN)
-        after = rest.split(END)[1]
-        (ROOT / "README.md").write_text(f"{before}{BEGIN}\n{figures_table()}\n{END}{after}", encoding="utf-8")
-    else:
-        print(figures_table())
+    parser.add_argument("--write", action="store_true", help="put the tables into their files")
+    write = parser.parse_args().write
+    for file, name, table in PLACES:
+        if not write:
+            print(table(), end="\n\n")
+            continue
+        begin, end = f"<!-- {name}: benchmarks/tables.py --write -->", f"<!-- end of {name} -->"
+        text = (ROOT / file).read_text(encoding="utf-8")
+        before, rest = text.split(begin)
+        after = rest.split(end)[1]
+        (ROOT / file).write_text(f"{before}{begin}\n{table()}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":

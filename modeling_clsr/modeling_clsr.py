@@ -8,7 +8,6 @@ The recogniser is a pretrained one with the adaptor "retokenize", or the paper's
 """
 
 import math
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,7 +23,6 @@ from transformers.utils import ModelOutput, cached_file, can_return_tuple
 from .adaptor_clsr import RetokenizeAdaptor
 from .configuration_clsr import CLSRConfig
 from .contrastive_clsr import contrastive_loss, temperature_scale
-from .ctc_predictor_clsr import IGNORED_ID
 from .decoding_clsr import Decoded
 from .export_clsr import CUSTOM_PIPELINES, write_companions
 from .parallel_clsr import ParallelOutput, ParallelRecognizer
@@ -37,9 +35,10 @@ from .parts_clsr import (
     text_settings,
 )
 from .recognizer_clsr import SpeechStates, add_ctc_scores, build_recognizer, encode_speech
+from .rows_clsr import frame_text, read_rows, row_embeddings, rows_of_tokens
 from .strings_clsr import STRINGS_FILE, TokenStrings, token_bytes_of
 from .teacher_forcing_clsr import score_tokens, teach_recognizer
-from .transcript_clsr import Transcript, clip_seconds, read_words, recognise
+from .transcript_clsr import Transcript, recognise
 from .vq_clsr import VQAdaptor
 
 HUB_KEYWORDS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
@@ -430,90 +429,29 @@ class CLSRModel(CLSRPreTrainedModel):
         self, speech: SpeechStates, transcript_ids: Tensor | None, transcript_mask: Tensor | None, embed: bool
     ) -> CLSRAudioOutput:
         """Run the paper's road: parallel recogniser, quantiser, text encoder over [CLS] tokens [SEP]."""
-        table = self._table()
-        labels = None if transcript_ids is None else self._labels(transcript_ids, transcript_mask)
+        embedding = self.text_model.get_input_embeddings()
+        table = row_embeddings(embedding.weight, self.config)  # (V, E)
+        labels = (
+            None if transcript_ids is None else rows_of_tokens(transcript_ids, transcript_mask, self.config)
+        )
         found = self.speech_model(speech, table, labels)
         token_mask, logits = cast(Tensor, found.token_mask), cast(Tensor, found.logits)
-        if not embed:
-            rows = cast(VQAdaptor, self.adaptor).choose(logits, token_mask)
-            output = BaseModelOutputWithPooling()
-        else:
+        if embed:
             embeds, rows = self.adaptor(logits, table, token_mask, found.token_states)  # (B, U, E), (B, U)
-            inputs, attention_mask = self._frame(embeds, token_mask)
-            output = self._embed_text(attention_mask, inputs_embeds=inputs)
+            inputs, mask = frame_text(
+                embeds, token_mask, embedding, self.strings, self.config.max_text_tokens
+            )
+            output = self._embed_text(mask, inputs_embeds=inputs)
+        else:
+            rows, output = (
+                cast(VQAdaptor, self.adaptor).choose(logits, token_mask),
+                BaseModelOutputWithPooling(),
+            )
         # Beside true transcripts nobody reads them, and reading takes its time.
-        transcripts = self._read_rows(rows, found, speech) if labels is None else None
+        transcripts = read_rows(rows, found, speech, self.strings, self.config) if labels is None else None
         return CLSRAudioOutput(
             output.last_hidden_state, output.pooler_output, transcripts=transcripts, recognition=found
         )
-
-    def _table(self) -> Tensor:
-        """Return the text encoder's word embeddings of the output rows, (V, E)."""
-        weight = self.text_model.get_input_embeddings().weight
-        if not self.config.vocabulary_ids:
-            return weight
-        return weight[torch.tensor(list(self.config.vocabulary_ids), device=weight.device)]
-
-    def _labels(self, transcript_ids: Tensor, transcript_mask: Tensor | None) -> Tensor:
-        """Turn transcripts in the text encoder's tokens into output rows, `IGNORED_ID` on padding."""
-        real = torch.ones_like(transcript_ids).bool() if transcript_mask is None else transcript_mask.bool()
-        if self.config.vocabulary_ids:
-            rows = transcript_ids.new_full((self.text_model.config.vocab_size,), -1)
-            known = torch.tensor(list(self.config.vocabulary_ids), device=rows.device)
-            rows[known] = torch.arange(len(known), device=rows.device)
-            labels = rows[transcript_ids]
-        else:
-            labels = transcript_ids
-        lost = real & (labels < 0)
-        if bool(lost.any()):
-            row = int(lost.any(dim=1).nonzero()[0])
-            raise ValueError(
-                f"transcript {row} holds token {int(transcript_ids[lost][0])} but vocabulary_ids lists only "
-                f"{len(self.config.vocabulary_ids)} tokens without it; list it or leave the transcript out"
-            )
-        # A piece of a larger batch keeps its padding, the predictor does not.
-        return labels.masked_fill(~real, IGNORED_ID)[:, : int(real.sum(dim=1).max())]
-
-    def _frame(self, embeds: Tensor, token_mask: Tensor) -> tuple[Tensor, Tensor]:
-        """Put the text encoder's special tokens before and behind each transcript: (B, L, E) and mask (B, L)."""
-        before, behind = self.strings.frame()
-        room = self.config.max_text_tokens - len(before) - len(behind)
-        if embeds.shape[1] > room:
-            warnings.warn(
-                f"a transcript has {embeds.shape[1]} tokens but the text encoder takes {room}; "
-                "its vector leaves out the rest, cut the clip shorter",
-                stacklevel=2,
-            )
-            embeds, token_mask = embeds[:, :room], token_mask[:, :room]
-        embedding = self.text_model.get_input_embeddings()
-        special = embedding(torch.tensor(before + behind, device=embeds.device)).expand(len(embeds), -1, -1)
-        tail = torch.zeros_like(special[:, len(before) :])
-        inputs = torch.cat([special[:, : len(before)], embeds, tail], dim=1)  # (B, L, E)
-        ends = len(before) + token_mask.sum(dim=1)  # (B,)
-        places = ends[:, None] + torch.arange(len(behind), device=ends.device)
-        inputs = inputs.scatter(
-            1, places[..., None].expand(-1, -1, inputs.shape[-1]), special[:, len(before) :].to(inputs.dtype)
-        )
-        mask = torch.arange(inputs.shape[1], device=ends.device) < (ends + len(behind))[:, None]
-        return inputs, mask.long()
-
-    @torch.no_grad()
-    def _read_rows(self, rows: Tensor, found: ParallelOutput, speech: SpeechStates) -> list[Transcript]:
-        """Read the words of the parallel recogniser."""
-        vocabulary = self.config.vocabulary_ids
-        log_probs = cast(Tensor, found.logits).float().log_softmax(dim=-1)
-        best = log_probs.gather(-1, rows.clamp(min=0).unsqueeze(-1)).squeeze(-1)  # (B, U)
-        transcripts = []
-        for clip, seconds in enumerate(clip_seconds(speech, self.config)):
-            real = rows[clip] >= 0
-            written = rows[clip][real].tolist()
-            decoded = Decoded(
-                [vocabulary[row] for row in written] if vocabulary else written,
-                best[clip][real].tolist(),
-                [(start, end) for start, end in cast(Tensor, found.token_spans)[clip][real].tolist()],
-            )
-            transcripts.append(read_words(decoded, seconds, self.strings, self.config))
-        return transcripts
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path, *model_args, **kwargs):
