@@ -17,8 +17,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from sentence_transformers import SentenceTransformer
 
+from modeling_clsr import CLSRConfig, CLSRModel, CLSRProcessor
 from modeling_clsr.data.collator import Collator
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import Utterance, speak_manifest
@@ -30,7 +32,7 @@ from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.training.arguments import parse_arguments
 from modeling_clsr.training.objective import BESIDE
 from modeling_clsr.training.rows import SpeechRows
-from modeling_clsr.training.run import run
+from modeling_clsr.training.run import STAMP_FILE, run
 
 PEOPLE = (
     "the baker,my sister,an old sailor,the teacher,our neighbour,a young doctor,the king,his uncle".split(",")
@@ -67,10 +69,12 @@ def sentences(count: int, seed: int) -> list[Utterance]:
     ]
 
 
-def train(arm: str, seed: int, folder: Path) -> dict:
-    """Train one arm; return its hits on the training pool and on the held-out one, and its word errors."""
+def train(arm: str, seed: int, folder: Path) -> Path:
+    """Train one arm, unless its folder is finished; return its checkpoint."""
     recipe, *extra = ARMS[arm]
     out = folder / f"{arm}-{seed}"
+    if (out / STAMP_FILE).is_file():
+        return out
     start = folder / f"recognition-{seed}"
     model = ["--model", str(start)] if arm in ("joint", "control") else ["--text", str(minilm_folder())]
     argv = [
@@ -82,37 +86,35 @@ def train(arm: str, seed: int, folder: Path) -> dict:
         "--output_dir",
         str(out),
     ]
-    argv += [
-        "--seed",
-        str(seed),
-        "--use_cpu",
-        "true",
-        "--save_strategy",
-        "no",
-        "--disable_tqdm",
-        "true",
-        *extra,
-    ]
-    trainer = run(*parse_arguments(argv))
-    result = {"arm": arm, "seed": seed}
+    argv += "--use_cpu true --save_strategy no --disable_tqdm true --seed".split()
+    run(*parse_arguments([*argv, str(seed), *extra]))
+    return out
+
+
+def measure(arm: str, seed: int, folder: Path) -> dict:
+    """Return an arm's hits on the training pool and on the held-out one, and its word errors."""
+    checkpoint = train(arm, seed, folder)
+    recipe = yaml.safe_load(Path(ARMS[arm][0]).read_text(encoding="utf-8"))
+    config = CLSRConfig.from_pretrained(checkpoint, tail_threshold=recipe["tail_threshold"])
+    model = CLSRModel.from_pretrained(checkpoint, config=config).eval()
+    processor = CLSRProcessor.from_pretrained(checkpoint)
+    result: dict = {"arm": arm, "seed": seed}
     for pool in ("train", "held_out"):
         rows = read_manifest(folder / f"{pool}.jsonl", needs=("audio", "question", "transcript"))
-        result[pool], written = embed_and_rank(trainer, rows)
+        result[pool], written = embed_and_rank(model, processor, rows)
         if arm != "dual":
             result[f"{pool}_wer"] = word_error_rate([row.transcript for row in rows], written)[0]
     return result
 
 
 @torch.no_grad()
-def embed_and_rank(trainer, rows) -> tuple[list[float], list[str]]:
+def embed_and_rank(model, processor, rows) -> tuple[list[float], list[str]]:
     """Return whether each question finds its clip first, and what was heard."""
-    model = trainer.model.eval()
-    data, collator = SpeechRows(rows), Collator(trainer.processing_class)
+    data, collator = SpeechRows(rows), Collator(processor)
     queries, clips, written = [], [], []
     for start in range(0, len(rows), 16):
         batch = collator([data[row] for row in range(start, min(start + 16, len(rows)))])
-        batch = {name: value for name, value in batch.items() if name not in BESIDE}
-        output = model(**batch)
+        output = model(**{name: value for name, value in batch.items() if name not in BESIDE})
         queries.append(output.text_embeds)
         clips.append(output.audio_embeds)
         written += [transcript.text for transcript in output.transcripts]
@@ -158,7 +160,7 @@ def pooled(rows: list[dict]) -> tuple[np.ndarray, list[str]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--json", help="write the stamped result")
-    parser.add_argument("--rows", type=int, default=400, help="clips to train on")
+    parser.add_argument("--rows", type=int, default=240, help="clips to train on")
     parser.add_argument("--held_out", type=int, default=200, help="clips of the held-out pool")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--dual_seeds", type=int, default=1, help="of the dual encoder, which is far behind")
@@ -178,10 +180,7 @@ def main() -> None:
         for seed, arm in itertools.product(range(1, args.seeds + 1), ARMS):
             if arm == "dual" and seed > args.dual_seeds:
                 continue
-            done = folder / f"{arm}-{seed}.json"
-            if not done.exists():
-                done.write_text(json.dumps(train(arm, seed, folder)), encoding="utf-8")
-            results.append(json.loads(done.read_text(encoding="utf-8")))
+            results.append(measure(arm, seed, folder))
             print(
                 arm, seed, {key: round(float(np.mean(results[-1][key])), 3) for key in ("train", "held_out")}
             )

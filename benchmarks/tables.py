@@ -138,11 +138,13 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="put the tables into their files")
     write = parser.parse_args().write
     for file, name, table in PLACES:
+        begin, end = f"<!-- {name}: benchmarks/tables.py --write -->", f"<!-- end of {name} -->"
+        text = (ROOT / file).read_text(encoding="utf-8")
+        if begin not in text:  # not measured yet
+            continue
         if not write:
             print(table(), end="\n\n")
             continue
-        begin, end = f"<!-- {name}: benchmarks/tables.py --write -->", f"<!-- end of {name} -->"
-        text = (ROOT / file).read_text(encoding="utf-8")
         before, rest = text.split(begin)
         after = rest.split(end)[1]
         (ROOT / file).write_text(f"{before}{begin}\n{table()}\n{end}{after}", encoding="utf-8")

@@ -57,6 +57,10 @@ class ModelArguments:
     )
     adaptor_num_best: int | None = None
     tie_output: bool | None = None
+    tail_threshold: float | None = field(
+        default=None,
+        metadata={"help": "mass for a rest of the CIF predictor; 0.6 for clips that end with speech"},
+    )
     draft_passes: int | None = None
     sampler_ratio: float | None = field(default=None, metadata={"help": "lambda of the glancing sampler"})
     label_smoothing: float | None = None
