@@ -1,0 +1,160 @@
+"""Every system with a tiny real model of its class, on clips that are there."""
+
+import numpy as np
+import pytest
+import torch
+from transformers import ClapAudioConfig, ClapConfig, ClapFeatureExtractor, ClapModel, ClapTextConfig
+
+from modeling_clsr.evaluation.systems import (
+    AudioEncoderSystem,
+    CascadeSystem,
+    CLSRSystem,
+    Entry,
+    TextSystem,
+    bm25_scores,
+    clap,
+)
+from modeling_clsr.retrieval.encoder import Encoder
+from tests.tiny_parts import tiny_bert
+from tests.training.tiny_runs import tone_rows
+
+sentence_transformers = pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
+
+
+@pytest.fixture(scope="module")
+def text_encoder(tmp_path_factory):
+    """A sentence-transformers model over the tiny text encoder."""
+    folder = tmp_path_factory.mktemp("bert")
+    torch.manual_seed(0)
+    model, tokenizer = tiny_bert()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+
+
+@pytest.fixture
+def rows(tmp_path):
+    return tone_rows(tmp_path / "tones", 5)
+
+
+def test_true_text_ranks_a_passage_asked_for_in_its_own_words_first(text_encoder, rows):
+    questions = [row.transcript for row in rows]
+    scored = TextSystem(text_encoder).score(questions, rows)
+    assert scored.scores.argmax(axis=1).tolist() == list(range(5))
+    assert scored.transcripts == questions and scored.seconds == 0.0
+
+
+def test_clsr_scores_are_the_cosines_of_its_own_vectors(tiny_checkpoint, rows):
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    system = CLSRSystem(encoder)
+    scored = system.score(["the sea", "a bee"], rows)
+    model, processor = encoder.model, encoder.processor
+    from modeling_clsr.data.audio import load_audio
+
+    with torch.no_grad():
+        heard = model.get_audio_features(**processor(audio=[load_audio(rows[3].audio)], sampling_rate=16000))
+        asked = model.get_text_features(**processor(text=["the sea", "a bee"])).pooler_output
+    expected = (asked @ heard.pooler_output.T)[:, 0].numpy()
+    np.testing.assert_allclose(scored.scores[:, 3], expected, atol=1e-5)
+    assert scored.transcripts[3] == heard.transcripts[0].text
+    hybrid = CLSRSystem(encoder, hybrid=0.5).score(["the sea", "a bee"], rows)
+    np.testing.assert_allclose(
+        hybrid.scores, scored.scores + 0.5 * bm25_scores(["the sea", "a bee"], scored.transcripts), atol=1e-5
+    )
+
+
+def test_second_run_hears_only_what_is_new(rows, tmp_path, text_encoder):
+    asked = []
+
+    def recogniser(waveform):
+        asked.append(len(waveform))
+        return "the sea"
+
+    def system():
+        return CascadeSystem(recogniser, "counting", text_encoder, cache_dir=tmp_path / "cache")
+
+    first = system().score(["the sea"], rows[:3])
+    assert len(asked) == 3
+    with system().cache.file.open("a") as file:
+        file.write('{"clip": "half')  # of a killed run
+    again = system().score(["the sea"], rows)
+    assert len(asked) == 5
+    assert again.transcripts[:3] == first.transcripts
+    both = [system(), CascadeSystem(recogniser, "shared", None, cache_dir=tmp_path / "cache")]
+    both[0].cache.key = "recogniser/shared"  # two systems made before either has heard anything
+    for one in both:
+        one.score(["the sea"], rows)
+    assert len(asked) == 10
+    other = CascadeSystem(recogniser, "another recogniser", None, cache_dir=tmp_path / "cache")
+    other.score(["the sea"], rows)
+    assert len(asked) == 15
+
+
+def test_cascade_ranks_by_what_was_heard(rows, text_encoder):
+    from modeling_clsr.data.audio import load_audio
+
+    words = {len(load_audio(row.audio)): row.transcript for row in rows}
+    chosen = [
+        row for row in rows if words[len(load_audio(row.audio))] == row.transcript
+    ]  # lengths may be shared
+    system = CascadeSystem(lambda waveform: words[len(waveform)], "by length", text_encoder)
+    scored = system.score([row.transcript for row in chosen], chosen)
+    assert scored.scores.argmax(axis=1).tolist() == list(range(len(chosen)))
+    assert scored.seconds > 0
+    lexical = CascadeSystem(lambda waveform: words[len(waveform)], "by length", None)
+    best = lexical.score([row.transcript for row in chosen], chosen).scores
+    assert (best.max(axis=1) > 0).all()
+
+
+def test_bm25_finds_rare_words_and_survives_unknown_ones():
+    texts = ["the sea and the road", "the bee and the lamp", "the road"]
+    scores = bm25_scores(["the bee", "zebra"], texts)
+    assert scores[0].argmax() == 1
+    assert scores[1].tolist() == [0.0, 0.0, 0.0]
+    assert bm25_scores(["the bee"], ["", " "]).tolist() == [[0.0, 0.0]]
+
+
+def test_tiny_clap_embeds_texts_and_clips(rows, tmp_path):
+    torch.manual_seed(0)
+    _, tokenizer = tiny_bert()
+    extractor = ClapFeatureExtractor(truncation="rand_trunc")  # one channel, as an unfused CLAP hears
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    audio = ClapAudioConfig(
+        depths=[1, 1, 1, 1],
+        num_attention_heads=[1, 1, 2, 4],
+        patch_embeds_hidden_size=16,
+        hidden_size=128,
+        num_hidden_layers=4,
+    )
+    config = ClapConfig(
+        text_config=ClapTextConfig(vocab_size=len(tokenizer), pad_token_id=0, **small).to_dict(),
+        audio_config=audio.to_dict(),
+        projection_dim=16,
+    )
+
+    class Processor:
+        feature_extractor = extractor
+
+        @staticmethod
+        def tokenizer(texts, **settings):
+            batch = tokenizer(texts, **settings)
+            return {name: batch[name] for name in ("input_ids", "attention_mask")}
+
+    scored = clap(ClapModel(config).eval(), Processor, tmp_path).score(["the sea", "a bee"], rows)
+    assert scored.scores.shape == (2, 5) and np.isfinite(scored.scores).all()
+    assert np.abs(scored.scores).max() <= 1.0 + 1e-5
+    assert scored.transcripts is None
+
+
+def test_any_sentence_transformer_that_hears_is_a_system(tiny_checkpoint, rows):
+    encoder = sentence_transformers.SentenceTransformer(
+        str(tiny_checkpoint), trust_remote_code=True, device="cpu"
+    )
+    system = AudioEncoderSystem(encoder.encode, lambda clips: encoder.encode(clips), "tiny-clsr")
+    scored = system.score(["the sea"], rows)
+    same = CLSRSystem(Encoder.from_pretrained(tiny_checkpoint, device="cpu")).score(["the sea"], rows)
+    np.testing.assert_allclose(scored.scores, same.scores, atol=1e-5)
+
+
+def test_entries_hold_what_a_cache_needs():
+    assert vars(Entry("a", [1.0], 0.5)) == {"text": "a", "vector": [1.0], "seconds": 0.5}
