@@ -1,4 +1,4 @@
-"""The set `real-mix`: real clips joined to passages, and questions about them written by hand.
+"""The set `real-mix`: real clips joined to passages, and our own questions about them.
 
 Enters: the recorded speech beside the repository. Leaves: passages of 8 to 25 s with the questions of `real_mix.jsonl`.
 """
@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
+import soundfile
 
 from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.manifest import Row, read_manifest
@@ -104,7 +105,7 @@ def _runs(data: Path, names: Sequence[str], said: set[str]) -> Iterator[list[Row
     """Yield runs of clips by one speaker of one set."""
     for name in names:
         file = data / "speech" / f"{name}.jsonl"
-        # One prompt is listed twice.
+        # One prompt is listed twice; its first text is the true one.
         rows = read_manifest(file, {"duration": "dur"}, audio_root=data, skip_bad_rows=name == "prompts")
         run: list[Row] = []
         for row in rows:
@@ -142,6 +143,7 @@ def _write_passage(out: Path, name: str, clips: Sequence[Row]) -> tuple[Path, li
         silence = np.zeros(int(_pause(clip) * SAMPLING_RATE), dtype=np.float32)
         pieces += [samples, silence]
         position = end + len(silence)
-    if not path.exists():
+    # A clip of another joining rule may have the same name.
+    if not path.exists() or abs(soundfile.info(path).duration - spans[-1][1]) > 0.05:
         write_opus(path, np.concatenate(pieces[:-1]))
     return path, spans

@@ -1,0 +1,129 @@
+"""The sets `spoken-squad-mini` and `spoken-squad-full`: Spoken-SQuAD's test questions over sentences spoken anew.
+
+Enters: `qa/spoken_squad_test.jsonl` and its passages. Leaves: clips by a voice that speaks no training text.
+"""
+
+import hashlib
+import re
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from ..data.manifest import read_manifest
+from ..data.synthesis import Utterance, speak_manifest
+from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
+
+TEST_VOICE = "piper/joe"  # speaks no training clip
+MINI_S = (8.0, 15.0)
+MINI_QUESTIONS = 300
+MINI_LETTERS = (125, 205)  # of 8 to 15 s, at some 15 a second
+
+Entry = TypeVar("Entry")
+
+
+def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+    """Speak 300 answer sentences with their neighbours, 8 to 15 s each, one question per clip, articles in turn.
+
+    Args:
+        data: the data folder.
+        out: gets `clips/*.opus`.
+        voice: one of `data.voices.VOICES`.
+    """
+    sentences = {
+        row["passage_id"]: row["sentences_clean"]
+        for row in read_json_lines(data / "qa/spoken_squad_passages.jsonl.gz")
+    }
+    candidates = []
+    for row in read_json_lines(data / "qa/spoken_squad_test.jsonl"):
+        if row.get("answer_sentence_clean"):
+            text = with_neighbours(row["answer_sentence_clean"], sentences.get(row["passage_id"], []))
+            if text is not None:
+                candidates.append((row, text))
+    candidates.sort(key=lambda entry: draw(entry[0]["id"]))
+    chosen = _one_per_passage(in_turn(candidates, lambda entry: entry[0]["title"]))
+    # Speech is longer or shorter than its letters promise: a fifth more is spoken than kept.
+    chosen = chosen[: MINI_QUESTIONS * 6 // 5]
+    spoken_rows = read_manifest(
+        speak_manifest([Utterance(row["id"], text, voice) for row, text in chosen], out, [voice])
+    )
+    spoken = {row.id: row for row in spoken_rows}
+    content = BenchmarkSet([], [])
+    for row, text in chosen:
+        clip = spoken[row["id"]]
+        if MINI_S[0] <= (clip.duration or 0.0) <= MINI_S[1] and len(content.passages) < MINI_QUESTIONS:
+            content.passages.append(clip)
+            content.questions.append(Question(row["id"], row["question"], clip.id, clean_answer(row, text)))
+    return content
+
+
+def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+    """Speak every known answer sentence once; several questions may share it. Arguments as the mini set's."""
+    questions: list[Question] = []
+    utterances: dict[str, Utterance] = {}
+    for row in read_json_lines(data / "qa/spoken_squad_test.jsonl"):
+        text = row.get("answer_sentence_clean")
+        if text:
+            name = hashlib.sha256(text.encode()).hexdigest()[:12]
+            utterances.setdefault(name, Utterance(name, text, voice))
+            questions.append(Question(row["id"], row["question"], name, clean_answer(row, text)))
+    passages = read_manifest(speak_manifest(list(utterances.values()), out, [voice]))
+    return BenchmarkSet(passages, questions)
+
+
+def clean_answer(row: dict, text: str) -> str | None:
+    """Return the answer as the clean text writes it; None where the recogniser that found it misheard it.
+
+    >>> clean_answer({"answers": [{"text": "levis stadium"}, {"text": "santa clara"}]}, "At Santa Clara, California.")
+    'Santa Clara'
+    """
+    for answer in row["answers"]:
+        words = r"\W+".join(re.findall(r"\w+", answer["text"]))
+        found = re.search(rf"\b{words}\b", text, re.IGNORECASE)
+        if found and found[0]:
+            return found[0]
+    return None
+
+
+def with_neighbours(sentence: str, sentences: Sequence[str]) -> str | None:
+    """Add the sentences behind and before until a voice needs about 8 to 15 s.
+
+    Args:
+        sentence: that holds the answer.
+        sentences: of its passage, in order, as far as they are known.
+
+    Returns:
+        The text, or None if no neighbours make it fit.
+    """
+    low, high = MINI_LETTERS
+    first = last = sentences.index(sentence) if sentence in sentences else 0
+    text = sentence
+    while len(text) < low:
+        if last + 1 < len(sentences) and len(text) + len(sentences[last + 1]) < high:
+            last += 1
+        elif first > 0 and len(text) + len(sentences[first - 1]) < high:
+            first -= 1
+        else:
+            return None
+        text = " ".join(sentences[first : last + 1])
+    return text if len(text) <= high else None
+
+
+def in_turn(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[Entry]:
+    """Order entries so that the keys take turns.
+
+    >>> in_turn(["a1", "a2", "b1"], lambda entry: entry[0])
+    ['a1', 'b1', 'a2']
+    """
+    queues: dict[Hashable, list[Entry]] = {}
+    for entry in entries:
+        queues.setdefault(key(entry), []).append(entry)
+    longest = max(map(len, queues.values()), default=0)
+    return [queue[turn] for turn in range(longest) for queue in queues.values() if turn < len(queue)]
+
+
+def _one_per_passage(entries: Iterable[tuple[dict, str]]) -> list[tuple[dict, str]]:
+    """Keep the first question of each passage, so that no two clips share a sentence."""
+    kept: dict[str, tuple[dict, str]] = {}
+    for row, text in entries:
+        kept.setdefault(row["passage_id"], (row, text))
+    return list(kept.values())

@@ -1,0 +1,58 @@
+"""Spoken-SQuAD's questions over sentences spoken anew: the right lengths, one question per clip or many."""
+
+import shutil
+
+import pytest
+
+from modeling_clsr.evaluation.spoken_squad import (
+    MINI_LETTERS,
+    build_spoken_squad_full,
+    build_spoken_squad_mini,
+    clean_answer,
+    in_turn,
+    with_neighbours,
+)
+
+from .small_sets import AFTER, small_data
+
+needs_flite = pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
+
+
+@needs_flite
+def test_mini_set_has_one_question_per_clip_of_8_to_15_seconds_and_is_the_same_again(tmp_path):
+    data = small_data(tmp_path / "data")
+    mini = build_spoken_squad_mini(data, tmp_path / "out", "flite/slt")
+    assert len(mini.passages) == 3 and all(8.0 <= row.duration <= 15.0 for row in mini.passages)
+    assert [question.context_id for question in mini.questions] == [row.id for row in mini.passages]
+    assert all(row.transcript.endswith(AFTER) for row in mini.passages)
+    again = build_spoken_squad_mini(data, tmp_path / "again", "flite/slt")
+    assert again.questions == mini.questions
+    assert [row.duration for row in again.passages] == [row.duration for row in mini.passages]
+
+
+@needs_flite
+def test_full_set_has_every_question_and_each_sentence_once(tmp_path):
+    full = build_spoken_squad_full(small_data(tmp_path / "data"), tmp_path / "out", "flite/slt")
+    assert (len(full.passages), len(full.questions)) == (3, 6)
+    assert {question.context_id for question in full.questions} == {row.context_id for row in full.passages}
+    # heard right, as the sentence writes it; heard wrong, unknown
+    assert [question.answer for question in full.questions[:2]] == ["Smith", None]
+
+
+def test_neighbours_are_added_until_the_text_is_long_enough():
+    low, high = MINI_LETTERS
+    short, middle, long = "Short one.", "m" * (low - 20), "l" * (high + 1)
+    assert with_neighbours(middle, [short, middle, "After it all."]) == f"{short} {middle} After it all."
+    assert with_neighbours(middle, [long, middle, long]) is None
+    assert with_neighbours(long, [long]) is None
+    assert with_neighbours("x" * low, ["x" * low, short]) == "x" * low
+
+
+def test_answer_is_written_as_the_sentence_writes_it():
+    row = {"answers": [{"text": "levis stadium"}, {"text": "santa clara"}]}
+    assert clean_answer(row, "At Santa Clara, California.") == "Santa Clara"
+    assert clean_answer({"answers": [{"text": "art"}]}, "The party started.") is None
+
+
+def test_keys_take_turns():
+    assert in_turn(["a1", "a2", "a3", "b1", "b2"], lambda entry: entry[0]) == ["a1", "b1", "a2", "b2", "a3"]
