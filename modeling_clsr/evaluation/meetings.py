@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-import soundfile
 
 from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.manifest import Row, read_manifest
@@ -34,7 +33,7 @@ MEETING_VOICES = (
 )
 MEETINGS = 20
 MEETING_S = 1800.0
-WORDS_PER_MINUTE = 170  # of these voices, about: shorter meetings are not tried
+WORDS_PER_MINUTE = 215  # of these voices, pauses included, about: shorter meetings are not spoken
 TURN_PAUSE_S = 0.25
 
 
@@ -68,14 +67,16 @@ def build_qmsum_long(
     for meeting in in_turn(suited, lambda meeting: meeting["domain"]):
         if len(content.passages) == meetings:
             break
-        path = out / f"{safe_name(meeting['id'])}.opus"
-        times = _speak_meeting(meeting, out, path, voices)
-        duration = soundfile.info(path).duration
+        name = meeting["id"]
+        turns, times = _speak_turns(meeting, out / "turns" / safe_name(name), voices)
+        duration = times[-1][1]
         if duration < min_s:
             continue
-        name = meeting["id"]
+        path = out / f"{safe_name(name)}.opus"
+        if not path.exists():
+            _write_joined(path, turns)
         text = " ".join(turn["text"] for turn in meeting["transcript"])
-        content.passages.append(Row(name, str(path), text, context_id=name, duration=round(duration, 3)))
+        content.passages.append(Row(name, str(path), text, context_id=name, duration=duration))
         for number, query in enumerate(meeting["queries"]):
             spans = tuple((times[first][0], times[last][1]) for first, last in query["spans"])
             content.questions.append(
@@ -84,8 +85,14 @@ def build_qmsum_long(
     return content
 
 
-def _speak_meeting(meeting: dict, out: Path, path: Path, voices: Sequence[str]) -> list[tuple[float, float]]:
-    """Speak the turns of a meeting into one recording; return start and end of each turn, in seconds."""
+def _speak_turns(
+    meeting: dict, folder: Path, voices: Sequence[str]
+) -> tuple[list[str | None], list[tuple[float, float]]]:
+    """Speak each turn of a meeting.
+
+    Returns:
+        The clip of each turn, None where nothing can be spoken, and its start and end in the recording, in seconds.
+    """
     first = int(draw(meeting["id"]) * len(voices))  # so that all voices are heard in meetings of few
     voice_of = {
         speaker: voices[(first + number) % len(voices)] for number, speaker in enumerate(_speakers(meeting))
@@ -95,20 +102,23 @@ def _speak_meeting(meeting: dict, out: Path, path: Path, voices: Sequence[str]) 
         for number, turn in enumerate(meeting["transcript"])
         if any(letter.isalnum() for letter in turn["text"])
     ]
-    folder = out / "turns" / safe_name(meeting["id"])
     spoken = {row.id: row for row in read_manifest(speak_manifest(utterances, folder, voices))}
-    silence = np.zeros(int(TURN_PAUSE_S * SAMPLING_RATE), dtype=np.float32)
-    times, pieces, position = [], [], 0
+    turns: list[str | None] = []
+    times, position = [], 0.0
     for number in range(len(meeting["transcript"])):
         row = spoken.get(f"t{number:05d}")
-        samples = silence[:0] if row is None else load_audio(row.audio)
-        end = position + len(samples)
-        times.append((round(position / SAMPLING_RATE, 3), round(end / SAMPLING_RATE, 3)))
-        pieces += [samples, silence]
-        position = end + len(silence)
-    if not path.exists():
-        write_opus(path, np.concatenate(pieces))
-    return times
+        turns.append(row.audio if row else None)
+        end = position + ((row.duration or 0.0) if row else 0.0)
+        times.append((round(position, 3), round(end, 3)))
+        position = end + TURN_PAUSE_S
+    return turns, times
+
+
+def _write_joined(path: Path, turns: Sequence[str | None]) -> None:
+    """Write the turns with a pause behind each."""
+    silence = np.zeros(int(TURN_PAUSE_S * SAMPLING_RATE), dtype=np.float32)
+    pieces = [piece for turn in turns for piece in ([load_audio(turn)] if turn else []) + [silence]]
+    write_opus(path, np.concatenate(pieces[:-1]))
 
 
 def _speakers(meeting: dict) -> list[str]:

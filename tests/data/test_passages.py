@@ -57,7 +57,8 @@ def frame_probabilities(draw) -> np.ndarray:
 def test_passages_are_ordered_disjoint_short_and_hold_all_speech(probabilities, max_s, pad_s):
     settings = CutSettings(max_s=max_s, pad_s=pad_s)
     passages = [passage for passage, _ in cut_frames(probabilities, settings)]
-    assert all(0 < passage.end_s - passage.start_s <= max_s for passage in passages)
+    # two ends in seconds, each rounded, may differ by a hair more than the limit
+    assert all(0 < passage.end_s - passage.start_s <= max_s + 1e-9 for passage in passages)
     assert all(a.end_s <= b.start_s for a, b in itertools.pairwise(passages))
     inside = np.zeros(len(probabilities), dtype=bool)
     for passage in passages:

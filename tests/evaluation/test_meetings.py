@@ -4,10 +4,12 @@ import shutil
 
 import numpy as np
 import pytest
+import soundfile
 
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.voices import VOICES
+from modeling_clsr.evaluation import meetings
 from modeling_clsr.evaluation.meetings import MEETING_VOICES, TURN_PAUSE_S, build_qmsum_long
 
 from .small_sets import small_data
@@ -41,11 +43,22 @@ def test_each_speaker_has_a_voice_of_their_own_or_the_meeting_is_left_out(tmp_pa
 
 
 @needs_flite
-def test_recording_that_came_out_too_short_is_left_out(tmp_path):
+def test_recording_that_came_out_too_short_is_left_out(tmp_path, monkeypatch):
+    monkeypatch.setattr(meetings, "WORDS_PER_MINUTE", 100)  # expects more seconds than flite takes
     content = build_qmsum_long(
         small_data(tmp_path / "data"), tmp_path / "out", ("flite/slt", "flite/rms"), min_s=16.0
     )
+    assert (tmp_path / "out/turns/m1").is_dir() and not (tmp_path / "out/m1.opus").exists()
     assert content.passages == content.questions == []
+
+
+@needs_flite
+def test_times_of_the_turns_add_up_to_the_recording(tmp_path):
+    content = build_qmsum_long(
+        small_data(tmp_path / "data"), tmp_path / "out", ("flite/slt", "flite/rms"), min_s=10.0
+    )
+    row = content.passages[0]
+    assert soundfile.info(row.audio).duration == pytest.approx(row.duration, abs=0.01)
 
 
 def test_meeting_voices_exist_and_differ():
