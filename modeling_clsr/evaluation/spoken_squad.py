@@ -9,14 +9,14 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from ..data.manifest import read_manifest
+from ..data.manifest import Row, read_manifest
 from ..data.synthesis import Utterance, speak_manifest
 from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
 
 TEST_VOICE = "piper/joe"  # speaks no training clip
 MINI_S = (8.0, 15.0)
 MINI_QUESTIONS = 300
-MINI_LETTERS = (125, 205)  # of 8 to 15 s, at some 15 a second
+MINI_LETTERS = (150, 245)  # of 8 to 15 s, at some 17 a second
 
 Entry = TypeVar("Entry")
 
@@ -41,19 +41,21 @@ def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> B
                 candidates.append((row, text))
     candidates.sort(key=lambda entry: draw(entry[0]["id"]))
     chosen = _one_per_passage(in_turn(candidates, lambda entry: entry[0]["title"]))
-    # Speech is longer or shorter than its letters promise: a fifth more is spoken than kept.
-    chosen = chosen[: MINI_QUESTIONS * 6 // 5]
-    spoken_rows = read_manifest(
-        speak_manifest([Utterance(row["id"], text, voice) for row, text in chosen], out, [voice])
-    )
-    spoken = {row.id: row for row in spoken_rows}
-    content = BenchmarkSet([], [])
-    for row, text in chosen:
-        clip = spoken[row["id"]]
-        if MINI_S[0] <= (clip.duration or 0.0) <= MINI_S[1] and len(content.passages) < MINI_QUESTIONS:
-            content.passages.append(clip)
-            content.questions.append(Question(row["id"], row["question"], clip.id, clean_answer(row, text)))
-    return content
+    kept: list[tuple[dict, str, Row]] = []
+    count = min(MINI_QUESTIONS, len(chosen))
+    while True:  # speech is longer or shorter than its letters promise: speak more until enough fit
+        utterances = [Utterance(_name(text), text, voice) for _, text in chosen[:count]]
+        clips = {row.id: row for row in read_manifest(speak_manifest(utterances, out, [voice]))}
+        spoken = [(row, text, clips[_name(text)]) for row, text in chosen[:count]]
+        kept = [entry for entry in spoken if MINI_S[0] <= (entry[2].duration or 0.0) <= MINI_S[1]]
+        if len(kept) >= MINI_QUESTIONS or count == len(chosen):
+            break
+        count = min(count + 2 * (MINI_QUESTIONS - len(kept)), len(chosen))
+    kept = kept[:MINI_QUESTIONS]
+    questions = [
+        Question(row["id"], row["question"], clip.id, clean_answer(row, text)) for row, text, clip in kept
+    ]
+    return BenchmarkSet([clip for _, _, clip in kept], questions)
 
 
 def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
@@ -63,7 +65,7 @@ def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> B
     for row in read_json_lines(data / "qa/spoken_squad_test.jsonl"):
         text = row.get("answer_sentence_clean")
         if text:
-            name = hashlib.sha256(text.encode()).hexdigest()[:12]
+            name = _name(text)
             utterances.setdefault(name, Utterance(name, text, voice))
             questions.append(Question(row["id"], row["question"], name, clean_answer(row, text)))
     passages = read_manifest(speak_manifest(list(utterances.values()), out, [voice]))
@@ -122,8 +124,16 @@ def in_turn(entries: Iterable[Entry], key: Callable[[Entry], Hashable]) -> list[
 
 
 def _one_per_passage(entries: Iterable[tuple[dict, str]]) -> list[tuple[dict, str]]:
-    """Keep the first question of each passage, so that no two clips share a sentence."""
-    kept: dict[str, tuple[dict, str]] = {}
+    """Keep the first question of each passage and of each text, so that a question has one clip that answers it."""
+    kept: list[tuple[dict, str]] = []
+    used: set[str] = set()
     for row, text in entries:
-        kept.setdefault(row["passage_id"], (row, text))
-    return list(kept.values())
+        if not used & {row["passage_id"], text}:
+            used |= {row["passage_id"], text}
+            kept.append((row, text))
+    return kept
+
+
+def _name(text: str) -> str:
+    """Name a clip by its words, so that a clip that is there says them."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]

@@ -1,9 +1,13 @@
 """Spoken-SQuAD's questions over sentences spoken anew: the right lengths, one question per clip or many."""
 
+import gzip
+import json
 import shutil
 
 import pytest
 
+from modeling_clsr.evaluation import spoken_squad
+from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.spoken_squad import (
     MINI_LETTERS,
     build_spoken_squad_full,
@@ -28,6 +32,29 @@ def test_mini_set_has_one_question_per_clip_of_8_to_15_seconds_and_is_the_same_a
     again = build_spoken_squad_mini(data, tmp_path / "again", "flite/slt")
     assert again.questions == mini.questions
     assert [row.duration for row in again.passages] == [row.duration for row in mini.passages]
+
+
+@needs_flite
+def test_more_is_spoken_until_enough_clips_fit(tmp_path, monkeypatch):
+    data = small_data(tmp_path / "data")
+    first, second, _ = build_spoken_squad_mini(data, tmp_path / "out", "flite/slt").passages
+    assert abs(first.duration - second.duration) > 0.05
+    monkeypatch.setattr(spoken_squad, "MINI_QUESTIONS", 1)
+    monkeypatch.setattr(spoken_squad, "MINI_S", (second.duration - 0.01, second.duration + 0.01))
+    fitting = build_spoken_squad_mini(data, tmp_path / "out", "flite/slt")
+    assert fitting.passages == [second] and len(fitting.questions) == 1
+
+
+@needs_flite
+def test_passages_of_the_same_words_become_one_clip(tmp_path):
+    data = small_data(tmp_path / "data")
+    test, passages = data / "qa/spoken_squad_test.jsonl", data / "qa/spoken_squad_passages.jsonl.gz"
+    rows, texts = list(read_json_lines(test)), list(read_json_lines(passages))
+    twin = rows[0] | {"id": "twin", "passage_id": "p9", "title": "a9"}
+    test.write_text("".join(json.dumps(row) + "\n" for row in [*rows, twin]))
+    with gzip.open(passages, "wt") as file:
+        file.writelines(json.dumps(row) + "\n" for row in [*texts, texts[0] | {"passage_id": "p9"}])
+    assert len(build_spoken_squad_mini(data, tmp_path / "out", "flite/slt").passages) == 3
 
 
 @needs_flite
