@@ -11,9 +11,10 @@ import hashlib
 import json
 import multiprocessing
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ import soundfile
 from tqdm import tqdm
 
 from .manifest import Row, write_manifest
-from .voices import VOICES, Speaker, open_voice, write_opus
+from .voices import VOICES, open_timed_voice, open_voice, write_opus
+from .word_times import TimedWord
 
 SPEEDS = (0.9, 1.12)  # range that the pace is drawn from
 LEVEL_DBFS = (-27.0, -17.0)  # range of the RMS level
@@ -56,6 +58,7 @@ def speak_manifest(
     seed: int = 0,
     workers: int = 1,
     max_hours: float | None = None,
+    timed: bool = False,
 ) -> Path:
     """Speak texts and write `folder/manifest.jsonl`.
 
@@ -66,23 +69,24 @@ def speak_manifest(
         seed: of the draws.
         workers: processes.
         max_hours: stop when the clips are this long in all; None speaks everything.
+        timed: write the times of the words beside each clip, for `read_word_times`; clips without them are made again.
 
     Returns:
         The manifest: one row per clip, or per question of a clip.
 
     Raises:
-        ValueError: a text is empty, an id stands twice, a voice is unknown.
+        ValueError: a text is empty, an id stands twice, a voice is unknown or tells no times.
         ImportError: an engine is not installed.
     """
     folder = Path(folder)
     (folder / "clips").mkdir(parents=True, exist_ok=True)
     assigned = [_assign(utterance, voices, seed) for utterance in _checked(utterances)]
     for voice in sorted({utterance.voice for utterance in assigned if utterance.voice}):
-        open_voice(voice)  # complain before hours of work
+        _open(voice, timed)  # complain before hours of work
     done: list[tuple[Utterance, float]] = []
     total = 0.0  # seconds
     with tqdm(total=len(assigned), unit="clip", desc="speak") as bar:
-        for utterance, seconds in _spoken(assigned, folder, seed, workers):
+        for utterance, seconds in _spoken(assigned, folder, seed, workers, timed):
             done.append((utterance, seconds))
             total += seconds
             bar.update()
@@ -180,33 +184,59 @@ def _assign(utterance: Utterance, voices: Sequence[str], seed: int) -> Utterance
 
 
 def _spoken(
-    utterances: list[Utterance], folder: Path, seed: int, workers: int
+    utterances: list[Utterance], folder: Path, seed: int, workers: int, timed: bool
 ) -> Iterator[tuple[Utterance, float]]:
     """Yield each text with the seconds of its clip, in order."""
-    jobs = [(utterance, _clip(folder, utterance.id), seed) for utterance in utterances]
+    jobs = [(utterance, _clip(folder, utterance.id), seed, timed) for utterance in utterances]
     if workers <= 1:
-        for utterance, path, number in jobs:
-            yield utterance, _speak((utterance, path, number))
+        yield from zip(utterances, map(_speak, jobs), strict=True)
         return
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, mp_context=context) as pool:
         yield from zip(utterances, pool.map(_speak, jobs, chunksize=8), strict=True)
 
 
-_speakers: dict[str, Speaker] = {}  # of this process: loading a voice takes seconds
+def _open(voice: str, timed: bool) -> Callable:
+    return open_timed_voice(voice) if timed else open_voice(voice)
 
 
-def _speak(job: tuple[Utterance, Path, int]) -> float:
-    utterance, path, seed = job
-    if not path.exists():
+_opened = cache(_open)  # of this process: loading a voice takes seconds
+
+
+def _speak(job: tuple[Utterance, Path, int, bool]) -> float:
+    utterance, path, seed, timed = job
+    if not (path.exists() and (not timed or _times_file(path).exists())):
         assert utterance.voice is not None
-        if utterance.voice not in _speakers:
-            _speakers[utterance.voice] = open_voice(utterance.voice)
         low, high = SPEEDS
         speed = low + (high - low) * _draw(seed, "speed", utterance.id)
-        samples = _speakers[utterance.voice](utterance.text, speed)
+        spoken = _opened(utterance.voice, timed)(utterance.text, speed)
+        samples, words = spoken if timed else (spoken, None)
         write_opus(path, _levelled(samples, seed, utterance.id))
+        if words is not None:
+            lines = [json.dumps(asdict(word), ensure_ascii=False) for word in words]
+            _times_file(path).write_text("\n".join(lines) + "\n", encoding="utf-8")
     return soundfile.info(path).duration
+
+
+def read_word_times(clip: str | Path) -> list[TimedWord]:
+    """Read when each word of a clip is said, as the voice that spoke it knows.
+
+    Args:
+        clip: made by `speak_manifest` with `timed`.
+
+    Raises:
+        FileNotFoundError: its times were not written.
+    """
+    file = _times_file(Path(clip))
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"{file} is not there; speak the clip with timed=True to know when its words are said"
+        )
+    return [TimedWord(**json.loads(line)) for line in file.read_text(encoding="utf-8").splitlines()]
+
+
+def _times_file(clip: Path) -> Path:
+    return clip.with_suffix(".words.jsonl")
 
 
 def _levelled(samples: np.ndarray, seed: int, name: str) -> np.ndarray:

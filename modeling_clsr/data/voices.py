@@ -4,6 +4,7 @@ A name is "engine/voice": flite and espeak-ng are programs; Piper, hibari and Ko
 """
 
 import io
+import itertools
 import json
 import shutil
 import subprocess
@@ -18,8 +19,10 @@ import soundfile
 import soxr
 
 from .audio import SAMPLING_RATE
+from .word_times import TimedSound, TimedWord, time_words
 
 Speaker = Callable[[str, float], np.ndarray]  # text, speed (1 is usual) -> (S,) float32 at SAMPLING_RATE
+TimedSpeaker = Callable[[str, float], tuple[np.ndarray, list[TimedWord]]]
 
 FLITE_VOICES = ("slt", "rms", "awb", "kal16")
 ESPEAK_VOICES = ("en-us", "en-us+f3", "en-gb", "en-gb+f2", "en-gb-scotland", "en-gb-x-rp+m3", "en-029+m5")
@@ -32,6 +35,8 @@ VOICES = (
     "hibari/heart",
     *(f"kokoro/{style}" for style in KOKORO_STYLES),
 )
+# Their models decide how long each phoneme lasts, and tell it.
+TIMED_VOICES = tuple(name for name in VOICES if name.startswith("piper/"))
 ESPEAK_WORDS_PER_MINUTE = 165
 
 
@@ -50,6 +55,38 @@ def open_voice(name: str) -> Speaker:
     engine, voice = name.split("/", 1)
     makers = {"flite": _flite, "espeak": _espeak, "piper": _piper, "hibari": _hibari, "kokoro": _kokoro}
     return makers[engine](voice)
+
+
+def open_timed_voice(name: str) -> TimedSpeaker:
+    """Make a speaker that also tells when it says each word; its samples are those of `open_voice`.
+
+    Args:
+        name: one of `TIMED_VOICES`.
+
+    Raises:
+        ValueError: the voice tells no times.
+        ImportError: Piper, or onnx, by which its model is asked for the lengths, is not installed.
+    """
+    if name not in TIMED_VOICES:
+        raise ValueError(
+            f"the voice {name!r} does not tell the times of its words; use one of {', '.join(TIMED_VOICES)}"
+        )
+    model, options = _piper_model(name.split("/", 1)[1], timed=True)
+
+    def speak(text: str, speed: float) -> tuple[np.ndarray, list[TimedWord]]:
+        sounds, pieces, position = [], [], 0
+        for chunk in model.synthesize(text, options(speed), include_alignments=True):
+            for sound in chunk.phoneme_alignments:
+                end = position + int(sound.num_samples)
+                rate = model.config.sample_rate
+                sounds.append(TimedSound(sound.phoneme, position / rate, end / rate))
+                position = end
+            pieces.append(chunk.audio_float_array)
+            position = sum(map(len, pieces))
+        samples = _resample(np.concatenate(pieces), model.config.sample_rate)
+        return samples, time_words(text, sounds, lambda word: list(itertools.chain(*model.phonemize(word))))
+
+    return speak
 
 
 def _flite(voice: str) -> Speaker:
@@ -87,17 +124,25 @@ def _espeak(voice: str) -> Speaker:
 
 
 def _piper(voice: str) -> Speaker:
-    package = PIPER_PACKAGES[voice]
-    files, piper = _module(package.replace("-", "_"), package), _module("piper", "piper-tts")
-    model = piper.PiperVoice.load(files.model_path(), files.config_path())
+    model, options = _piper_model(voice)
 
     def speak(text: str, speed: float) -> np.ndarray:
-        # Without noise the same text gives the same samples.
-        options = piper.SynthesisConfig(length_scale=1.05 / speed, noise_scale=0.0, noise_w_scale=0.0)
-        chunks = [chunk.audio_float_array for chunk in model.synthesize(text, options)]
+        chunks = [chunk.audio_float_array for chunk in model.synthesize(text, options(speed))]
         return _resample(np.concatenate(chunks), model.config.sample_rate)
 
     return speak
+
+
+def _piper_model(voice: str, timed: bool = False) -> tuple[Any, Callable[[float], Any]]:
+    """Return a Piper voice and, for a speed, its settings: without noise the same text gives the same samples."""
+    package = PIPER_PACKAGES[voice]
+    files, piper = _module(package.replace("-", "_"), package), _module("piper", "piper-tts")
+    if timed:
+        _module("onnx", "onnx")
+    model = piper.PiperVoice.load(files.model_path(), files.config_path(), include_alignments=timed)
+    return model, lambda speed: piper.SynthesisConfig(
+        length_scale=1.05 / speed, noise_scale=0.0, noise_w_scale=0.0
+    )
 
 
 def _hibari(voice: str) -> Speaker:

@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..data.manifest import Row, read_manifest
-from ..data.synthesis import Utterance, speak_manifest
+from ..data.synthesis import Utterance, read_word_times, speak_manifest
+from ..data.voices import TIMED_VOICES
+from ..data.word_times import find_answer
 from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
 
 TEST_VOICE = "piper/joe"  # speaks no training clip
@@ -45,31 +47,40 @@ def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> B
     count = min(MINI_QUESTIONS, len(chosen))
     while True:  # speech is longer or shorter than its letters promise: speak more until enough fit
         utterances = [Utterance(_name(text), text, voice) for _, text in chosen[:count]]
-        clips = {row.id: row for row in read_manifest(speak_manifest(utterances, out, [voice]))}
+        manifest = speak_manifest(utterances, out, [voice], timed=voice in TIMED_VOICES)
+        clips = {row.id: row for row in read_manifest(manifest)}
         spoken = [(row, text, clips[_name(text)]) for row, text in chosen[:count]]
         kept = [entry for entry in spoken if MINI_S[0] <= (entry[2].duration or 0.0) <= MINI_S[1]]
         if len(kept) >= MINI_QUESTIONS or count == len(chosen):
             break
         count = min(count + 2 * (MINI_QUESTIONS - len(kept)), len(chosen))
     kept = kept[:MINI_QUESTIONS]
-    questions = [
-        Question(row["id"], row["question"], clip.id, clean_answer(row, text)) for row, text, clip in kept
-    ]
-    return BenchmarkSet([clip for _, _, clip in kept], questions)
+    return BenchmarkSet(
+        [clip for _, _, clip in kept], [_question(row, text, clip) for row, text, clip in kept]
+    )
 
 
 def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
     """Speak every known answer sentence once; several questions may share it. Arguments as the mini set's."""
-    questions: list[Question] = []
+    asked: list[tuple[dict, str]] = []
     utterances: dict[str, Utterance] = {}
     for row in read_json_lines(data / "qa/spoken_squad_test.jsonl"):
         text = row.get("answer_sentence_clean")
         if text:
-            name = _name(text)
-            utterances.setdefault(name, Utterance(name, text, voice))
-            questions.append(Question(row["id"], row["question"], name, clean_answer(row, text)))
-    passages = read_manifest(speak_manifest(list(utterances.values()), out, [voice]))
-    return BenchmarkSet(passages, questions)
+            utterances.setdefault(_name(text), Utterance(_name(text), text, voice))
+            asked.append((row, text))
+    manifest = speak_manifest(list(utterances.values()), out, [voice], timed=voice in TIMED_VOICES)
+    passages = read_manifest(manifest)
+    clips = {clip.id: clip for clip in passages}
+    return BenchmarkSet(passages, [_question(row, text, clips[_name(text)]) for row, text in asked])
+
+
+def _question(row: dict, text: str, clip: Row) -> Question:
+    """Ask one question; the span is where the voice says the answer, if it tells."""
+    answer = clean_answer(row, text)
+    timed = clip.speaker in TIMED_VOICES
+    span = find_answer(read_word_times(clip.audio), answer) if answer and timed else None
+    return Question(row["id"], row["question"], clip.id, answer, (span,) if span else ())
 
 
 def clean_answer(row: dict, text: str) -> str | None:
