@@ -62,12 +62,12 @@ def time_words(
     matcher = difflib.SequenceMatcher(
         a=[symbol for symbol, _ in alone], b=[sound.symbol for sound in heard], autojunk=False
     )
-    for tag, first, end, second, until in matcher.get_opcodes():
+    for tag, first, after, second, until in matcher.get_opcodes():
         for step in range(until - second):
             if tag == "insert":  # goes with the sound before it
                 own = max(first - 1, 0)
             else:  # equal, or as many other sounds, or fewer or more of them
-                own = first + step * (end - first) // (until - second)
+                own = first + step * (after - first) // (until - second)
             if alone:
                 spans[alone[own][1]].append(heard[second + step])
     timed, last = [], 0.0

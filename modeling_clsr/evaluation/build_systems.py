@@ -13,48 +13,80 @@ from sentence_transformers import SentenceTransformer
 from ..hub.build import default_checkpoint
 from ..hub.parts import minilm_folder, write_whisper_ct2
 from ..retrieval.encoder import Encoder
-from .systems import HYBRID_WEIGHT, CascadeSystem, CLSRSystem, System, TextSystem, clap, faster_whisper
+from .audio_encoders import clap, sentence_transformers_system
+from .recognisers import (
+    Recogniser,
+    faster_whisper,
+    faster_whisper_batched,
+    load_faster_whisper,
+    transformers_recogniser,
+)
+from .systems import HYBRID_WEIGHT, CascadeSystem, CLSRSystem, System, TextSystem
 
-SYSTEMS = ("text", "bm25-true", "cascade", "cascade-hybrid", "bm25", "clap", "dual", "clsr", "clsr-hybrid")
+SYSTEMS = (
+    "text",
+    "bm25-true",
+    "cascade",
+    "cascade-batched",
+    "cascade-hybrid",
+    "bm25",
+    "clap",
+    "st",
+    "dual",
+    "speechdpr",
+    "clsr",
+    "clsr-hybrid",
+)
+NEED_A_MODEL = ("st", "dual", "speechdpr")  # each has an argument of its name
 
 
 def build_systems(args: Any, cache_dir: Path) -> list[System]:
     """Make the systems of `args.systems`, in that order; see `eval_clsr.py` for the other fields.
 
     Raises:
-        ValueError: a name is unknown, or `dual` has no checkpoint.
+        ValueError: a name is unknown, or a system has no model.
     """
-    names = args.systems.split(",")
-    unknown = [name for name in names if name not in SYSTEMS]
-    if unknown:
-        raise ValueError(f"the system {unknown[0]!r} is none of {', '.join(SYSTEMS)}; choose among these")
-    if "dual" in names and not args.dual:
-        if args.systems != ",".join(SYSTEMS):
-            raise ValueError(
-                "the system 'dual' is asked for but --dual is None; name the checkpoint of a dual run"
-            )
-        names.remove("dual")  # nobody asked for it by name
-    parts = _Parts(args)
-    return [_build(name, parts, cache_dir) for name in names]
+    names = (
+        args.systems.split(",")
+        if args.systems
+        else [name for name in SYSTEMS if name not in NEED_A_MODEL or getattr(args, name)]
+    )
+    for name in names:
+        if name not in SYSTEMS:
+            raise ValueError(f"the system {name!r} is none of {', '.join(SYSTEMS)}; choose among these")
+        if name in NEED_A_MODEL and not getattr(args, name):
+            raise ValueError(f"the system {name!r} is asked for but --{name} is None; name its model")
+    parts = Parts(args)
+    systems = [_build(name, parts, cache_dir) for name in names]
+    for entry in args.also or []:
+        name, _, checkpoint = entry.partition("=")
+        if not checkpoint:
+            raise ValueError(f"--also is {entry!r} but must be NAME=CHECKPOINT; write it so")
+        systems.append(CLSRSystem(Encoder.from_pretrained(checkpoint), 0.0, cache_dir, name))
+    return systems
 
 
-def _build(name: str, parts: "_Parts", cache_dir: Path) -> System:
+def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
     hybrid = HYBRID_WEIGHT if name.endswith("-hybrid") else 0.0
     if name == "text":
         return TextSystem(parts.text_encoder, name)
     if name == "bm25-true":
         return TextSystem(None, name)
-    if name in ("cascade", "cascade-hybrid", "bm25"):
+    if name.startswith("cascade") or name == "bm25":
         encoder = None if name == "bm25" else parts.text_encoder
-        return CascadeSystem(parts.recogniser, parts.recogniser_key, encoder, hybrid, cache_dir, name)
+        batched = name == "cascade-batched"
+        hear, key = parts.recogniser(batched), parts.recogniser_key(batched)
+        return CascadeSystem(hear, key, encoder, hybrid, cache_dir, name)
     if name == "clap":
         return clap(*parts.clap, cache_dir, name)
-    if name == "dual":
-        return CLSRSystem(Encoder.from_pretrained(parts.args.dual), 0.0, cache_dir, name)
+    if name == "st":
+        return sentence_transformers_system(parts.args.st, cache_dir, name)
+    if name in ("dual", "speechdpr"):
+        return CLSRSystem(Encoder.from_pretrained(getattr(parts.args, name)), 0.0, cache_dir, name)
     return CLSRSystem(parts.clsr, hybrid, cache_dir, name)
 
 
-class _Parts:
+class Parts:
     """Models that several systems share."""
 
     def __init__(self, args: Any):
@@ -62,23 +94,52 @@ class _Parts:
 
     @functools.cached_property
     def text_encoder(self) -> SentenceTransformer:
+        """The text retriever of the controls."""
         return SentenceTransformer(str(self.args.text_encoder or minilm_folder()), device="cpu")
 
     @functools.cached_property
     def clsr(self) -> Encoder:
+        """The checkpoint under test."""
         name = default_checkpoint() if self.args.checkpoint == "default" else self.args.checkpoint
         return Encoder.from_pretrained(name)
 
+    def recogniser(self, batched: bool = False) -> Recogniser:
+        """Return Whisper through faster-whisper, or the recogniser of transformers that `--recogniser` names.
+
+        Raises:
+            ValueError: it has no batching of its own.
+        """
+        if not self._is_faster_whisper:
+            if batched:
+                raise ValueError(
+                    f"the system 'cascade-batched' is faster-whisper's but --recogniser is {self.args.recogniser}; "
+                    "use 'cascade'"
+                )
+            return self._transformers_recogniser
+        return (faster_whisper_batched if batched else faster_whisper)(self.whisper)
+
+    def recogniser_key(self, batched: bool = False) -> str:
+        """Name recogniser and settings."""
+        name = self.args.recogniser or "whisper-base"
+        if not self._is_faster_whisper:
+            return f"transformers/{name}"
+        return f"faster-whisper/{name}/int8/greedy{'/batched' if batched else ''}"
+
     @property
-    def recogniser_key(self) -> str:
-        return f"faster-whisper/{self.args.recogniser or 'whisper-base'}/int8/greedy"
+    def _is_faster_whisper(self) -> bool:
+        return not self.args.recogniser or (Path(self.args.recogniser) / "model.bin").is_file()
 
     @functools.cached_property
-    def recogniser(self) -> Any:
+    def whisper(self) -> Any:
+        """The model of faster-whisper."""
         if self.args.recogniser:
-            return faster_whisper(self.args.recogniser)
+            return load_faster_whisper(self.args.recogniser)
         with tempfile.TemporaryDirectory() as folder:  # the weights stay in memory
-            return faster_whisper(write_whisper_ct2(folder))
+            return load_faster_whisper(write_whisper_ct2(folder))
+
+    @functools.cached_property
+    def _transformers_recogniser(self) -> Recogniser:
+        return transformers_recogniser(self.args.recogniser)
 
     @functools.cached_property
     def clap(self) -> tuple[Any, Any]:

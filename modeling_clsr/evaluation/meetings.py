@@ -6,13 +6,10 @@ Enters: `qa/qmsum.jsonl.gz`. Leaves: one recording of 30 minutes or more per mee
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
-from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.manifest import Row, read_manifest
 from ..data.synthesis import Utterance, safe_name, speak_manifest
-from ..data.voices import write_opus
 from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
+from .joining import write_joined
 from .spoken_squad import in_turn
 
 # One for each speaker of a meeting; `joe` speaks no training clip, espeak's en-us, en-gb and en-gb-x-rp none of
@@ -74,7 +71,7 @@ def build_qmsum_long(
             continue
         path = out / f"{safe_name(name)}.opus"
         if not path.exists():
-            _write_joined(path, turns)
+            write_joined(path, turns, [TURN_PAUSE_S] * len(turns))
         text = " ".join(turn["text"] for turn in meeting["transcript"])
         content.passages.append(Row(name, str(path), text, context_id=name, duration=duration))
         for number, query in enumerate(meeting["queries"]):
@@ -112,13 +109,6 @@ def _speak_turns(
         times.append((round(position, 3), round(end, 3)))
         position = end + TURN_PAUSE_S
     return turns, times
-
-
-def _write_joined(path: Path, turns: Sequence[str | None]) -> None:
-    """Write the turns with a pause behind each."""
-    silence = np.zeros(int(TURN_PAUSE_S * SAMPLING_RATE), dtype=np.float32)
-    pieces = [piece for turn in turns for piece in ([load_audio(turn)] if turn else []) + [silence]]
-    write_opus(path, np.concatenate(pieces[:-1]))
 
 
 def _speakers(meeting: dict) -> list[str]:

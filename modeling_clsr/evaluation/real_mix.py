@@ -6,14 +6,10 @@ Enters: the recorded speech beside the repository. Leaves: passages of 8 to 25 s
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import soundfile
-
-from ..data.audio import SAMPLING_RATE, load_audio
 from ..data.manifest import Row, read_manifest
 from ..data.synthesis import safe_name
-from ..data.voices import write_opus
 from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
+from .joining import write_joined
 
 REAL_SETS = ("ljspeech", "librivox", "librispeech", "reread", "prompts")
 REAL_MIX = Path(__file__).with_name("real_mix.jsonl")
@@ -37,7 +33,8 @@ def build_real_mix(data: Path, out: Path, names: Sequence[str] = REAL_SETS) -> B
     places: dict[str, tuple[str, float, float]] = {}  # clip -> passage, start, end
     for clips in plan_passages(data, names):
         name = clips[0].id
-        path, spans = _write_passage(out, name, clips)
+        path = out / "clips" / f"{safe_name(name)}.opus"
+        spans = write_joined(path, [clip.audio for clip in clips], list(map(_pause, clips)))
         places |= {clip.id: (name, *span) for clip, span in zip(clips, spans, strict=True)}
         text = " ".join(str(clip.transcript) for clip in clips)
         passages.append(
@@ -129,21 +126,3 @@ def _pause(clip: Row) -> float:
     """Return the seconds of silence behind a clip."""
     low, high = PAUSE_S
     return low + (high - low) * draw(f"pause/{clip.id}")
-
-
-def _write_passage(out: Path, name: str, clips: Sequence[Row]) -> tuple[Path, list[tuple[float, float]]]:
-    """Join clips; return the file and where each clip is in it, in seconds."""
-    path = out / "clips" / f"{safe_name(name)}.opus"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pieces, spans, position = [], [], 0
-    for clip in clips:
-        samples = load_audio(clip.audio)
-        end = position + len(samples)
-        spans.append((round(position / SAMPLING_RATE, 3), round(end / SAMPLING_RATE, 3)))
-        silence = np.zeros(int(_pause(clip) * SAMPLING_RATE), dtype=np.float32)
-        pieces += [samples, silence]
-        position = end + len(silence)
-    # A clip of another joining rule may have the same name.
-    if not path.exists() or abs(soundfile.info(path).duration - spans[-1][1]) > 0.05:
-        write_opus(path, np.concatenate(pieces[:-1]))
-    return path, spans

@@ -1,12 +1,13 @@
-"""Figures to a report: JSON with its stamp, a Markdown table, a picture.
+"""Figures to a report: JSON with its stamp, Markdown tables, a picture.
 
-Enters: what `evaluator` found. Leaves: `results.json`, `table.md` and `recall.png` in one folder.
+Enters: what `evaluator` found. Leaves: `results.json`, `table.md`, `paper.md` and `recall.png` in one folder.
 """
 
 from pathlib import Path
 from typing import Any
 
 from ..hub.stamp import write_stamped
+from .paper_tables import paper_tables, read_published
 
 try:
     import matplotlib.figure
@@ -26,7 +27,7 @@ COLUMNS = {
 
 
 def write_report(folder: str | Path, figures: dict[str, Any], stamp: dict[str, Any], **inputs: Any) -> Path:
-    """Write the three files.
+    """Write the files.
 
     Args:
         folder: made if absent.
@@ -40,6 +41,7 @@ def write_report(folder: str | Path, figures: dict[str, Any], stamp: dict[str, A
     folder = Path(folder)
     write_stamped(folder / "results.json", figures, stamp, **inputs)
     (folder / "table.md").write_text(markdown(figures), encoding="utf-8")
+    (folder / "paper.md").write_text(paper_tables(figures), encoding="utf-8")
     draw_recall(figures, folder / "recall.png")
     return folder
 
@@ -57,15 +59,33 @@ def markdown(figures: dict[str, Any]) -> str:
         ]
         for system, row in found["systems"].items():
             lines.append(f"| {system} | {' | '.join(_shown(row, key) for key in used)} |")
-        lines.append("")
+        lines += [
+            "",
+            f"{found['questions']} questions, {found['passages']} passages, {found['hours']:.2f} h.",
+            "",
+        ]
         for pair, tests in found["paired"].items():
             test = tests["recall_at_1"]
             lines.append(
                 f"- {pair}, R@1: {100 * test['difference']:+.1f} points "
                 f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
             )
+        lines += _split_lines(found["systems"])
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
+
+
+def _split_lines(systems: dict[str, Any]) -> list[str]:
+    """Return a small table of the splits; nothing where the set has none."""
+    splits = list(dict.fromkeys(split for row in systems.values() for split in row.get("splits", {})))
+    if not splits:
+        return []
+    lines = ["", f"| system | {' | '.join(f'R@1, {split} | WER, {split}' for split in splits)} |"]
+    lines.append("|---|" + "---|---|" * len(splits))
+    for system, row in systems.items():
+        cells = [_shown(row["splits"][split], key) for split in splits for key in ("recall_at_1", "wer")]
+        lines.append(f"| {system} | {' | '.join(cells)} |")
+    return lines
 
 
 def draw_recall(figures: dict[str, Any], file: Path) -> None:
@@ -100,3 +120,73 @@ def _shown(row: dict[str, Any], key: str) -> str:
         low, high = row[f"{key}_interval"]
         text += f" ({100 * low:.1f}–{100 * high:.1f})"
     return text
+
+
+def moments_table(figures: dict[str, Any]) -> str:
+    """Return the Markdown table of what `evaluate_moments` found on each set."""
+    blocks = []
+    for name, found in figures.items():
+        lines = [
+            f"## {name}: moments",
+            "",
+            "| system | hit@1 | hit@5 | hit@10 | start off by, median / 90 % | length, median | × real time | search |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
+        for system, row in found["systems"].items():
+            low, high = row["hit_at_1_interval"]
+            speed = f"{row['times_real_time']:.1f}" if "times_real_time" in row else ""
+            lines.append(
+                f"| {system} | {100 * row['hit_at_1']:.1f} ({100 * low:.1f}–{100 * high:.1f}) "
+                f"| {100 * row['hit_at_5']:.1f} | {100 * row['hit_at_10']:.1f} "
+                f"| {_seconds(row['start_error_median_s'])} / {_seconds(row['start_error_p90_s'])} "
+                f"| {_seconds(row['length_median_s'])} | {speed} | {row['search_ms']:.0f} ms |"
+            )
+        lines += [
+            "",
+            f"{found['questions']} questions, {found['recordings']} recordings, {found['hours']:.2f} h.",
+            "",
+        ]
+        for pair, tests in found["paired"].items():
+            test = tests["hit_at_1"]
+            lines.append(
+                f"- {pair}, hit@1: {100 * test['difference']:+.1f} points "
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+            )
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _seconds(value: float | None) -> str:
+    return "" if value is None else f"{value:.1f} s"
+
+
+def long_form_table(figures: dict[str, Any]) -> str:
+    """Return the Markdown table of what `evaluate_long_form` found, the paper's Table 5 beside it."""
+    blocks = []
+    for name, found in figures.items():
+        lines = [
+            f"## {name}: answers of {found['model']}",
+            "",
+            "| hears | EM | F1 | answer is in it | seconds | speed-up |",
+            "|---|---|---|---|---|---|",
+        ]
+        for system, row in found["systems"].items():
+            cells = []
+            for measure in ("em", "f1", "found"):
+                low, high = row[f"{measure}_interval"]
+                cells.append(f"{100 * row[measure]:.1f} ({100 * low:.1f}–{100 * high:.1f})")
+            lines.append(f"| {system} | {' | '.join(cells)} | {row['seconds']:.1f} | {row['speed_up']:.2f} |")
+        for (_, system), row in read_published("Table 5").items():
+            lines.append(
+                f"| {system} (published) | {row['EM']:.2f} | {row['macro-F1']:.2f} | "
+                f"| {row['cost time (s)']:.0f} | {row['speed-up (x)']:.2f} |"
+            )
+        lines += ["", f"{found['questions']} questions, {found['pieces']} pieces.", ""]
+        for pair, tests in found["paired"].items():
+            test = tests["f1"]
+            lines.append(
+                f"- {pair}, F1: {100 * test['difference']:+.1f} points "
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+            )
+        blocks.append("\n".join(lines))
+    return "\n\n".join(blocks) + "\n"

@@ -16,7 +16,7 @@ from ..hub.stamp import make_stamp
 from .benchmark_set import BenchmarkSet, Question, read_questions, shared_words, write_set
 from .meetings import build_qmsum_long
 from .real_mix import build_real_mix
-from .spoken_squad import build_spoken_squad_full, build_spoken_squad_mini
+from .spoken_squad import build_spoken_squad_full, build_spoken_squad_long, build_spoken_squad_mini
 
 __all__ = ["BUILDERS", "Question", "build_set", "read_questions"]
 
@@ -24,6 +24,7 @@ BUILDERS: dict[str, Callable[[Path, Path], BenchmarkSet]] = {
     "real-mix": build_real_mix,
     "spoken-squad-mini": build_spoken_squad_mini,
     "spoken-squad-full": build_spoken_squad_full,
+    "spoken-squad-long": build_spoken_squad_long,
     "qmsum-long": build_qmsum_long,
 }
 

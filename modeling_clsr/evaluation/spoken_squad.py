@@ -1,4 +1,4 @@
-"""The sets `spoken-squad-mini` and `spoken-squad-full`: Spoken-SQuAD's test questions over sentences spoken anew.
+"""The sets `spoken-squad-mini`, `-full` and `-long`: Spoken-SQuAD's test questions over sentences spoken anew.
 
 Enters: `qa/spoken_squad_test.jsonl` and its passages. Leaves: clips by a voice that speaks no training text.
 """
@@ -6,6 +6,7 @@ Enters: `qa/spoken_squad_test.jsonl` and its passages. Leaves: clips by a voice 
 import hashlib
 import re
 from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -14,10 +15,13 @@ from ..data.synthesis import Utterance, read_word_times, speak_manifest
 from ..data.voices import TIMED_VOICES
 from ..data.word_times import find_answer
 from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
+from .joining import write_joined
 
 TEST_VOICE = "piper/joe"  # speaks no training clip
 MINI_S = (8.0, 15.0)
 MINI_QUESTIONS = 300
+LONG_RECORDINGS = 3  # of the mini set's clips: 19 minutes each
+LONG_PAUSE_S = (0.4, 2.0)  # between clips
 MINI_LETTERS = (150, 245)  # of 8 to 15 s, at some 17 a second
 
 Entry = TypeVar("Entry")
@@ -73,6 +77,32 @@ def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> B
     passages = read_manifest(manifest)
     clips = {clip.id: clip for clip in passages}
     return BenchmarkSet(passages, [_question(row, text, clips[_name(text)]) for row, text in asked])
+
+
+def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+    """Join the mini set's clips to long recordings; a question's span is where its answer is said in them.
+
+    Neighbours are of different articles, the pauses between them differ. Arguments as the mini set's.
+    """
+    mini = build_spoken_squad_mini(data, out, voice)
+    order = sorted(mini.passages, key=lambda clip: draw(f"long/{clip.id}"))
+    passages: list[Row] = []
+    places: dict[str, tuple[str, float]] = {}  # clip -> recording, start
+    for number in range(LONG_RECORDINGS):
+        clips = order[number::LONG_RECORDINGS]
+        name, path = f"long{number + 1}", out / f"long{number + 1}.opus"
+        low, high = LONG_PAUSE_S
+        pauses = [low + (high - low) * draw(f"pause/{clip.id}") for clip in clips]
+        spans = write_joined(path, [clip.audio for clip in clips], pauses)
+        places |= {clip.id: (name, start) for clip, (start, _) in zip(clips, spans, strict=True)}
+        text = " ".join(str(clip.transcript) for clip in clips)
+        passages.append(Row(name, str(path), text, context_id=name, speaker=voice, duration=spans[-1][1]))
+    questions = []
+    for question in mini.questions:
+        name, shift = places[question.context_id]
+        moved = tuple((round(start + shift, 3), round(end + shift, 3)) for start, end in question.spans)
+        questions.append(replace(question, context_id=name, spans=moved))
+    return BenchmarkSet(passages, questions)
 
 
 def _question(row: dict, text: str, clip: Row) -> Question:

@@ -7,10 +7,10 @@ what is new.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import bm25s
 import numpy as np
@@ -21,6 +21,7 @@ from ..data.audio import load_audio
 from ..data.manifest import Row
 from ..data.sampler import length_batches
 from ..retrieval.encoder import Encoder
+from .recognisers import Recogniser
 
 BATCH_SIZE = 8
 HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine, from the first recipe
@@ -159,17 +160,20 @@ class CLSRSystem:
         return Scored(scores, texts, sum(entry.seconds for entry in entries))
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        start = time.perf_counter()
-        found = self.encoder.encode_passages(waveforms)
-        share = (time.perf_counter() - start) / len(waveforms)
-        return [Entry(transcript.text, vector.tolist(), share) for transcript, vector in found]
+        return clip_entries(
+            waveforms,
+            lambda clips: [
+                (transcript.text, vector.tolist())
+                for transcript, vector in self.encoder.encode_passages(clips)
+            ],
+        )
 
 
 class CascadeSystem:
     """A recogniser, then a text retriever.
 
     Args:
-        recogniser: (S,) float32 at 16 kHz -> transcript.
+        recogniser: see `recognisers`.
         recogniser_key: names it and its settings, for the cache.
         encoder: sentence-transformers model; None ranks by BM25 alone.
         hybrid: weight of BM25 beside the cosine.
@@ -179,7 +183,7 @@ class CascadeSystem:
 
     def __init__(
         self,
-        recogniser: Callable[[np.ndarray], str],
+        recogniser: Recogniser,
         recogniser_key: str,
         encoder: SentenceTransformer | None,
         hybrid: float = 0.0,
@@ -202,89 +206,18 @@ class CascadeSystem:
         return Scored(scores, texts, sum(e.seconds for e in entries) + time.perf_counter() - start)
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        entries = []
-        for waveform in waveforms:
-            start = time.perf_counter()
-            text = self.recogniser(waveform)
-            entries.append(Entry(text, None, time.perf_counter() - start))
-        return entries
+        return clip_entries(waveforms, lambda clips: [(text, None) for text in self.recogniser(clips)])
 
 
-class AudioEncoderSystem:
-    """Any model that embeds texts and clips into one space, without transcripts: CLAP, or sentence-transformers.
-
-    Args:
-        embed_texts: texts -> (Q, D).
-        embed_clips: waveforms (S,) at 16 kHz -> (N, D).
-        key: names the model, for the cache.
-        cache_dir: of `Cache`.
-        name: in the tables.
-    """
-
-    def __init__(
-        self,
-        embed_texts: Callable[[list[str]], np.ndarray],
-        embed_clips: Callable[[list[np.ndarray]], np.ndarray],
-        key: str,
-        cache_dir: Path | None = None,
-        name: str = "st",
-    ):
-        self.embed_texts, self.embed_clips, self.name = embed_texts, embed_clips, name
-        self.cache = Cache(cache_dir, f"audio-encoder/{key}")
-
-    def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
-        """Score by cosine."""
-        entries = self.cache.fill(passages, self._hear, self.name)
-        clips = unit(np.array([entry.vector for entry in entries], dtype=np.float32))
-        return Scored(
-            unit(self.embed_texts(list(questions))) @ clips.T, None, sum(e.seconds for e in entries)
-        )
-
-    def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        start = time.perf_counter()
-        vectors = self.embed_clips(waveforms)
-        share = (time.perf_counter() - start) / len(waveforms)
-        return [Entry(None, vector.tolist(), share) for vector in vectors]
-
-
-def faster_whisper(
-    folder: str | Path, compute_type: str = "int8", beam: int = 1
-) -> Callable[[np.ndarray], str]:
-    """Return a recogniser: Whisper in the CTranslate2 layout, clip by clip, as faster-whisper runs it."""
-    from faster_whisper import WhisperModel
-
-    model = WhisperModel(str(folder), device="cpu", compute_type=compute_type)
-
-    def hear(waveform: np.ndarray) -> str:
-        segments, _ = model.transcribe(
-            waveform, language="en", beam_size=beam, condition_on_previous_text=False
-        )
-        return " ".join(segment.text.strip() for segment in segments)
-
-    return hear
-
-
-def clap(model: Any, processor: Any, cache_dir: Path | None = None, name: str = "clap") -> AudioEncoderSystem:
-    """Return the system of a `ClapModel` and its processor, which hears 48 kHz."""
-    import soxr
-    import torch
-
-    rate = processor.feature_extractor.sampling_rate
-
-    @torch.no_grad()
-    def embed_texts(texts: list[str]) -> np.ndarray:
-        batch = processor.tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
-        return model.get_text_features(**batch).pooler_output.numpy()
-
-    @torch.no_grad()
-    def embed_clips(waveforms: list[np.ndarray]) -> np.ndarray:
-        resampled = [soxr.resample(waveform, 16000, rate) for waveform in waveforms]
-        batch = processor.feature_extractor(resampled, sampling_rate=rate, return_tensors="pt")
-        return model.get_audio_features(**batch).pooler_output.numpy()
-
-    digest = hashlib.sha256(str(model.config.to_dict()).encode()).hexdigest()
-    weight = next(model.parameters()).detach().flatten()[:8].tolist()
-    return AudioEncoderSystem(embed_texts, embed_clips, f"clap/{digest}/{weight}", cache_dir, name)
+def clip_entries(
+    waveforms: list[np.ndarray],
+    hear: Callable[[list[np.ndarray]], Iterable[tuple[str | None, list[float] | None]]],
+) -> list[Entry]:
+    """Run a batch and share its seconds among the clips; `hear` gives transcript and vector of each."""
+    start = time.perf_counter()
+    found = list(hear(waveforms))
+    share = (time.perf_counter() - start) / len(waveforms)
+    return [Entry(text, vector, share) for text, vector in found]
 
 
 def cosines(encoder: SentenceTransformer, questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:

@@ -11,6 +11,7 @@ from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.spoken_squad import (
     MINI_LETTERS,
     build_spoken_squad_full,
+    build_spoken_squad_long,
     build_spoken_squad_mini,
     clean_answer,
     in_turn,
@@ -83,3 +84,31 @@ def test_answer_is_written_as_the_sentence_writes_it():
 
 def test_keys_take_turns():
     assert in_turn(["a1", "a2", "a3", "b1", "b2"], lambda entry: entry[0]) == ["a1", "b1", "a2", "b2", "a3"]
+
+
+@needs_flite
+def test_long_recordings_hold_the_mini_sets_clips_and_their_answers(tmp_path, monkeypatch):
+    monkeypatch.setattr(spoken_squad, "LONG_RECORDINGS", 2)
+    data = small_data(tmp_path / "data")
+    long = build_spoken_squad_long(data, tmp_path / "out", "flite/slt")
+    mini = build_spoken_squad_mini(data, tmp_path / "out", "flite/slt")
+    assert [row.id for row in long.passages] == ["long1", "long2"]
+    clips = sum(row.duration for row in mini.passages)
+    low, high = spoken_squad.LONG_PAUSE_S
+    assert clips + low <= sum(row.duration for row in long.passages) <= clips + high
+    assert {question.id for question in long.questions} == {question.id for question in mini.questions}
+
+
+def test_answers_span_is_moved_with_its_clip(tmp_path):
+    pytest.importorskip("piper", reason="the extra synthesis is not installed")
+    pytest.importorskip("onnx", reason="the extra synthesis is not installed")
+    data = small_data(tmp_path / "data")
+    mini = build_spoken_squad_mini(data, tmp_path / "out")
+    long = build_spoken_squad_long(data, tmp_path / "out")
+    spans = {question.id: question.spans for question in mini.questions}
+    answered = [question for question in long.questions if question.spans]
+    assert answered and all(question.answer in ("Smith", "Brown", "Jones") for question in answered)
+    for question in answered:
+        ((start, end),), ((own_start, own_end),) = question.spans, spans[question.id]
+        assert end - start == pytest.approx(own_end - own_start, abs=0.002) and 0.1 < end - start < 1.5
+        assert end <= next(row.duration for row in long.passages if row.id == question.context_id)
