@@ -19,8 +19,9 @@ from modeling_clsr.evaluation.evaluator import evaluate_systems, load_set
 from modeling_clsr.evaluation.long_form import evaluate_long_form
 from modeling_clsr.evaluation.moments import CascadeMoments, IndexMoments, evaluate_moments
 from modeling_clsr.evaluation.recognisers import faster_whisper_words
-from modeling_clsr.evaluation.report import long_form_table, markdown, moments_table, write_report
-from modeling_clsr.evaluation.robustness import draw_robustness, evaluate_robustness, robustness_table
+from modeling_clsr.evaluation.report import report_of, write_report
+from modeling_clsr.evaluation.robustness import evaluate_robustness
+from modeling_clsr.evaluation.robustness_report import draw_robustness
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.answering import open_answer_model
 
@@ -34,14 +35,14 @@ def ranking(args: argparse.Namespace) -> str:
         passages, questions = load_set(folder, args.distractors)
         figures[Path(folder).name] = evaluate_systems(passages, questions, systems, reference_of(systems))
     write_report(out, figures, stamp, checkpoint=args.checkpoint, sets=args.set)
-    return markdown(figures)
+    return report_of(figures)
 
 
 def robustness(args: argparse.Namespace) -> str:
     """Rank the passages of each set under noise and in rooms."""
     stamp, out = make_stamp(), Path(args.out)
     systems = build_systems(args, cache_folder(args))
-    figures, tables = {}, []
+    figures = {}
     for folder in args.set:
         name = Path(folder).name
         noise = Path(args.noise)
@@ -49,8 +50,7 @@ def robustness(args: argparse.Namespace) -> str:
             *load_set(folder), systems, noise, out / "clips" / name, reference_of(systems)
         )
         draw_robustness(figures[name], out / f"robustness-{name}.png")
-        tables.append(f"## {name}\n\n{robustness_table(figures[name])}")
-    return _write(out, figures, "\n".join(tables), stamp, args)
+    return _write(out, figures, stamp, args)
 
 
 def moments(args: argparse.Namespace) -> str:
@@ -67,7 +67,7 @@ def moments(args: argparse.Namespace) -> str:
             CascadeMoments(partial(faster_whisper_words, parts.whisper), encode),
         ]
         figures[Path(folder).name] = evaluate_moments(recordings, questions, systems)
-    return _write(out, figures, moments_table(figures), stamp, args)
+    return _write(out, figures, stamp, args)
 
 
 def long_form(args: argparse.Namespace) -> str:
@@ -86,7 +86,7 @@ def long_form(args: argparse.Namespace) -> str:
         )
         for folder in args.set
     }
-    return _write(out, figures, long_form_table(figures), stamp, args)
+    return _write(out, figures, stamp, args)
 
 
 def cache_folder(args: argparse.Namespace) -> Path:
@@ -100,7 +100,8 @@ def reference_of(systems: Any) -> str:
     return "clsr" if "clsr" in names else names[0]
 
 
-def _write(out: Path, figures: Any, table: str, stamp: Any, args: argparse.Namespace) -> str:
+def _write(out: Path, figures: Any, stamp: Any, args: argparse.Namespace) -> str:
+    table = report_of(figures)
     write_stamped(out / "results.json", figures, stamp, checkpoint=args.checkpoint, sets=args.set)
     (out / "table.md").write_text(table, encoding="utf-8")
     return table

@@ -1,14 +1,17 @@
-"""The README's table of figures, from the stamped results and nothing else.
+"""The tables of README, docs and model cards, from the stamped results and nothing else.
 
-python benchmarks/tables.py            # print it
-python benchmarks/tables.py --write    # put it into README.md
+python benchmarks/tables.py            # print them
+python benchmarks/tables.py --write    # put them into their files
 """
 
 import argparse
 import json
 from pathlib import Path
 
+from modeling_clsr.hub.card import render_results
+
 ROOT = Path(__file__).parents[1]
+EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
 SYSTEMS = {
     "clsr": "CLSR, float32",
     "cascade": "faster-whisper base int8, one by one, + MiniLM",
@@ -106,6 +109,11 @@ def training_table() -> str:
     return "\n".join(lines)
 
 
+def card_results() -> str:
+    """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
+    return render_results(*(read(name) for name in EVALUATIONS if path_of(name).is_file()))
+
+
 def line(what: str, figure: str, script: str) -> str:
     return f"| {what} | {figure} | `benchmarks/{script}` |"
 
@@ -121,13 +129,19 @@ def share(row: dict, name: str) -> str:
 
 
 def read(name: str) -> dict:
-    return json.loads((ROOT / "benchmarks" / "results" / f"{name}.json").read_text(encoding="utf-8"))
+    return json.loads(path_of(name).read_text(encoding="utf-8"))
+
+
+def path_of(name: str) -> Path:
+    return ROOT / "benchmarks" / "results" / f"{name}.json"
 
 
 PLACES = (
     ("README.md", "figures", figures_table),
     ("docs/training.md", "learning", learning_table),
     ("docs/training.md", "speed", training_table),
+    ("docs/evaluation.md", "results", card_results),
+    ("model_cards/clsr-base-en.md", "results", card_results),
 )
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..hub.stamp import write_stamped
 from .paper_tables import paper_tables, read_published
+from .robustness_report import robustness_table
 
 try:
     import matplotlib.figure
@@ -24,6 +25,18 @@ COLUMNS = {
     "wer": "WER",
     "times_real_time": "× real time",
 }
+
+
+def report_of(figures: dict[str, Any]) -> str:
+    """Return the Markdown of figures, whatever protocol of `eval_clsr.py` they are of."""
+    first = next(iter(figures.values()))
+    if "systems" not in first:  # conditions
+        return "\n".join(
+            f"## {name}: noise and rooms\n\n{robustness_table(found)}" for name, found in figures.items()
+        )
+    if "recordings" in first:
+        return moments_table(figures)
+    return long_form_table(figures) if "pieces" in first else markdown(figures)
 
 
 def write_report(folder: str | Path, figures: dict[str, Any], stamp: dict[str, Any], **inputs: Any) -> Path:

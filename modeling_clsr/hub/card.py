@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from ..evaluation.report import report_of
 from ..modeling_clsr import CLSRModel
 
 TEMPLATE = Path(__file__).with_name("template.md")
@@ -59,7 +60,7 @@ def render_card(name: str, model: CLSRModel, report: Mapping[str, Any] | None = 
     Args:
         name: of the model.
         model: described.
-        report: figures, as `hub.stamp` writes them: {"figures": {system: {measure: value}}, "stamp": …}.
+        report: content of the `results.json` of `eval_clsr.py`.
         **metadata: see `card_metadata`.
     """
     config: Any = model.config
@@ -80,26 +81,24 @@ def render_card(name: str, model: CLSRModel, report: Mapping[str, Any] | None = 
         max_audio_s=config.max_audio_s,
         sampling_rate=config.sampling_rate,
         max_text_tokens=config.max_text_tokens,
-        results=_results(report),
+        results=render_results(report),
     )
     front = yaml.safe_dump(card_metadata(name, model, **metadata), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{body}"
 
 
-def _results(report: Mapping[str, Any] | None) -> str:
-    if not report:
+def render_results(*reports: Mapping[str, Any] | None) -> str:
+    """Render the results of a card from the JSON of `eval_clsr.py`, and from nothing else.
+
+    Args:
+        *reports: contents of `results.json`, of any protocol; none for a model that was not measured.
+    """
+    measured = [report for report in reports if report]
+    if not measured:
         return "Not measured yet."
-    figures = report["figures"]
-    names = list(dict.fromkeys(name for row in figures.values() for name in row))
-    lines = [f"| system | {' | '.join(names)} |", "|---|" + "---|" * len(names)]
-    for system, row in figures.items():
-        lines.append(f"| {system} | {' | '.join(_shown(row.get(name)) for name in names)} |")
-    stamp = report.get("stamp", {})
-    lines += ["", f"Command: `{stamp.get('command')}`, commit `{stamp.get('commit')}`."]
-    return "\n".join(lines)
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, list | tuple):
-        return " to ".join(_shown(entry) for entry in value)
-    return f"{value:.3f}" if isinstance(value, float) else "" if value is None else str(value)
+    blocks = []
+    for report in measured:
+        figures, stamp = report["figures"], report["stamp"]
+        table = report_of(figures).replace("## ", "### ").strip()
+        blocks.append(f"{table}\n\nCommand: `{stamp['command']}`, commit `{stamp['commit']}`.")
+    return "\n\n".join(blocks)

@@ -47,6 +47,10 @@ class ModelArguments:
     heads: int = field(default=4, metadata={"help": "of new SAN-M layers"})
     feedforward: int = field(default=2048, metadata={"help": "width inside new SAN-M layers"})
     dropout: float = field(default=0.1, metadata={"help": "of new SAN-M layers"})
+    tokens_per_s: float | None = field(
+        default=None,
+        metadata={"help": "pace that a new CIF predictor starts at; a token in two frames if left out"},
+    )
     decoder_type: str | None = field(default=None, metadata={"help": "recognizer, sanm or whisper"})
     predictor_type: str | None = field(default=None, metadata={"help": "cif or ctc"})
     adaptor_type: str | None = field(
@@ -84,7 +88,7 @@ class DataArguments:
     """The rows to learn from and what is done to their audio."""
 
     train_manifest: str | None = field(
-        default=None, metadata={"help": "JSONL of rows (docs/datasets.md); several with commas"}
+        default=None, metadata={"help": "JSONL of rows (docs/data.md); several with commas"}
     )
     dataset: str | None = field(
         default=None,

@@ -3,6 +3,7 @@
 Enters: `ModelArguments` and the training rows. Leaves: model, processor, and how transcripts become tokens.
 """
 
+import math
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from ..hub.build import default_checkpoint
 from ..hub.parts import WHISPER_ID, whisper_tokenizer_file
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
+from ..predictor_clsr import CIFPredictor
 from ..processing_clsr import CLSRProcessor
 from .arguments import ModelArguments
 
@@ -96,6 +98,8 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
         )
     model = CLSRModel.from_pretrained_parts(speech=speech, text=text, **fields)
     processor = CLSRProcessor.from_pretrained_parts(speech=speech, text=text, parallel=parallel)
+    if args.tokens_per_s is not None:
+        _set_pace(model, args.tokens_per_s)
     kept = "speech_model.encoder." if args.speech != "sanm" else "\0"
     new = [
         name
@@ -103,6 +107,19 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
         if parallel and name.startswith(("speech_model.", "adaptor.")) and not name.startswith(kept)
     ]
     return Built(model, processor, *_transcripts(args, model, processor), new)
+
+
+@torch.no_grad()
+def _set_pace(model: CLSRModel, tokens_per_s: float) -> None:
+    """Start a CIF predictor at a pace, by the bias of its weights: without true counts nothing else slows it down."""
+    predictor: Any = getattr(model.speech_model, "predictor", None)
+    share = tokens_per_s / model.config.frames_per_second
+    if not isinstance(predictor, CIFPredictor) or not 0 < share < 1:
+        raise ValueError(
+            f"tokens_per_s is {tokens_per_s:g} with predictor_type {model.config.predictor_type!r} but a CIF predictor "
+            f"over {model.config.frames_per_second:g} frames a second takes less than that; lower it or leave it out"
+        )
+    predictor.projection.bias.fill_(math.log(share / (1 - share)))
 
 
 def _sanm(args: ModelArguments, **sizes: Any) -> SANMConfig:

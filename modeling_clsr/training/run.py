@@ -163,25 +163,18 @@ def fill_caches(
             "teacher",
         )
         return {"teacher": Shards(place)}
-    if args.score_weight:
-        return {"teacher_vectors": teacher_vectors(built, rows)}
+    caches: dict[str, Any] = {"teacher_vectors": teacher_vectors(built, rows)} if args.score_weight else {}
     if data_args.cache == "none":
-        return {}
+        return caches
     if data_args.cache == "states":
         _check_frozen(built, args, "encoder")
         mark = fingerprint(model, processor, _encoder_name(built))
-        return {
-            "states": Shards(
-                fill(folder, rows, encoder_states(model, processor), mark, rate, "states"), "states"
-            )
-        }
+        states = fill(folder, rows, encoder_states(model, processor), mark, rate, "states")
+        return caches | {"states": Shards(states, "states")}
     _check_frozen(built, args, "decoder")
     mark = fingerprint(model, processor, "speech_model")
-    return {
-        "recognised": Texts(
-            Shards(fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts"))
-        )
-    }
+    texts = fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts")
+    return caches | {"recognised": Texts(Shards(texts))}
 
 
 @torch.no_grad()

@@ -13,10 +13,9 @@ from modeling_clsr.evaluation.robustness import (
     TEST_ROOMS,
     Condition,
     degrade,
-    draw_robustness,
     evaluate_robustness,
-    robustness_table,
 )
+from modeling_clsr.evaluation.robustness_report import draw_robustness, robustness_table
 from modeling_clsr.evaluation.sets import Question
 from modeling_clsr.evaluation.systems import Scored
 from tests.training.tiny_runs import tone_rows

@@ -1,13 +1,21 @@
 """Cards: metadata that the Hub reads, figures that come from a report."""
 
+import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 from huggingface_hub import ModelCard
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_clsr import CLSRModel
+from modeling_clsr.evaluation.evaluator import evaluate_systems
+from modeling_clsr.evaluation.report import write_report
+from modeling_clsr.evaluation.sets import Question
+from modeling_clsr.evaluation.systems import Scored
 from modeling_clsr.hub.card import render_card
+from modeling_clsr.hub.stamp import make_stamp
+from tests.training.tiny_runs import tone_rows
 
 CARDS = sorted((Path(__file__).parents[2] / "model_cards").glob("clsr-*.md"))
 
@@ -32,12 +40,26 @@ def test_written_card_is_read_by_the_hubs_own_parser(file):
     checked(ModelCard.load(file))
 
 
-def test_figures_of_a_card_come_from_the_report(tiny_checkpoint):
-    report = {
-        "figures": {"clsr": {"R@1": 0.6123, "interval": [0.5, 0.7]}, "bm25": {"R@1": 0.4}},
-        "stamp": {"command": "eval_clsr.py --set x", "commit": "abc"},
-    }
+class Known:
+    """A system whose scores are known."""
+
+    def __init__(self, name, scores):
+        self.name, self.scores = name, scores
+
+    def score(self, questions, passages):
+        return Scored(self.scores, [row.transcript for row in passages], 2.0)
+
+
+def test_figures_of_a_card_come_from_the_report(tiny_checkpoint, tmp_path):
+    rows = tone_rows(tmp_path, 4)
+    questions = [Question(f"q{place}", "?", f"c{place}") for place in range(4)]
+    systems = [Known("clsr", np.eye(4)), Known("bm25", np.eye(4)[[0, 1, 3, 2]])]
+    figures = {"tones": evaluate_systems(rows, questions, systems)}
+    write_report(
+        tmp_path / "out", figures, make_stamp() | {"command": "eval_clsr.py --set x", "commit": "abc"}
+    )
+    report = json.loads((tmp_path / "out" / "results.json").read_text())
     text = render_card("some-clsr", CLSRModel.from_pretrained(tiny_checkpoint), report)
-    assert "| clsr | 0.612 | 0.500 to 0.700 |" in text
-    assert "| bm25 | 0.400 |  |" in text
+    assert "### tones" in text and "| clsr | 100.0 (100.0–100.0) |" in text
+    assert "| bm25 | 50.0 (" in text
     assert "`eval_clsr.py --set x`, commit `abc`" in text
