@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from transformers import WhisperFeatureExtractor
 
 from modeling_clsr import CLSRModel
 from modeling_clsr.training.arguments import parse_arguments
 from modeling_clsr.training.run import run
+from tests.tiny_parts import tiny_parts
 from tests.training.tiny_runs import sanm_model, sanm_processor, tone_rows, whisper_parts
 
 ROOT = Path(__file__).parents[2]
@@ -185,6 +187,39 @@ def test_scores_of_a_text_retriever_are_distilled(sanm):
     assert logs[-1] < logs[0]
     item = made.train_dataset[0]
     assert torch.allclose(item.teacher_vectors.norm(dim=-1), torch.ones(2), atol=1e-5)
+
+
+def test_dual_encoder_over_kept_states_learns_scores_at_the_pace_it_is_given(tmp_path):
+    parts = tiny_parts("whisper", tmp_path)
+    for name, model, tokenizer in (
+        ("speech", parts.speech, parts.speech_tokenizer),
+        ("text", parts.text, parts.text_tokenizer),
+    ):
+        model.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    WhisperFeatureExtractor().save_pretrained(tmp_path / "speech")
+    tone_rows(tmp_path / "tones", 8)
+    argv = ["--config", str(ROOT / "recipes" / "speechdpr.yaml"), *FAST, "--use_cpu", "true"]
+    argv += ["--speech", str(tmp_path / "speech"), "--text", str(tmp_path / "text"), "--width", "32"]
+    argv += [
+        "--train_manifest",
+        str(tmp_path / "tones" / "rows.jsonl"),
+        "--output_dir",
+        str(tmp_path / "out"),
+    ]
+    made = run(
+        *parse_arguments([*argv, "--max_steps", "8", "--warmup_steps", "0", "--learning_rate", "3e-3"])
+    )
+    assert made.train_dataset[0].waveform is None and set(made.train_dataset.caches) == {
+        "teacher_vectors",
+        "states",
+    }
+    frozen = {name.split(".")[1] for name, p in made.model.named_parameters() if not p.requires_grad}
+    assert frozen == {"encoder"}
+    losses = [e["loss_score_distillation"] for e in made.state.log_history if "loss_score_distillation" in e]
+    assert losses[-1] < losses[0]
+    with pytest.raises(ValueError, match=r"tokens_per_s is 60 .* but a CIF predictor over 50 frames"):
+        run(*parse_arguments([*argv, "--tokens_per_s", "60"]))
 
 
 def test_clips_longer_than_one_pass_are_named_or_skipped(sanm, caplog):

@@ -1,0 +1,69 @@
+"""Systems by name: what is asked for is made, what cannot be is refused in one line."""
+
+from argparse import Namespace
+
+import pytest
+from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
+
+from modeling_clsr.evaluation.build_systems import NEED_A_MODEL, SYSTEMS, build_systems
+from tests.tiny_parts import tiny_parts
+from tests.training.tiny_runs import tone_rows
+
+pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
+DEFAULTS = dict.fromkeys(("systems", "also", "text_encoder", "recogniser", "dual", "speechdpr", "st"))
+
+
+def arguments(**fields):
+    return Namespace(**(DEFAULTS | {"checkpoint": "default"} | fields))
+
+
+@pytest.fixture
+def ctc(tmp_path):
+    """Folder of a tiny recogniser of transformers."""
+    parts = tiny_parts("wav2vec2", tmp_path)
+    parts.speech.save_pretrained(tmp_path / "ctc")
+    Wav2Vec2Processor(Wav2Vec2FeatureExtractor(), parts.speech_tokenizer).save_pretrained(tmp_path / "ctc")
+    return str(tmp_path / "ctc")
+
+
+@pytest.fixture
+def bert(tmp_path):
+    parts = tiny_parts("whisper", tmp_path)
+    parts.text.save_pretrained(tmp_path / "bert")
+    parts.text_tokenizer.save_pretrained(tmp_path / "bert")
+    return str(tmp_path / "bert")
+
+
+def test_every_system_with_tiny_models_scores_every_passage(ctc, bert, tiny_checkpoint, tmp_path):
+    checkpoint = str(tiny_checkpoint)
+    names = [name for name in SYSTEMS if name not in ("clap", "cascade-batched")]  # of one size only
+    args = arguments(
+        systems=",".join(names),
+        checkpoint=checkpoint,
+        text_encoder=bert,
+        recogniser=ctc,
+        **dict.fromkeys(NEED_A_MODEL, checkpoint),
+        also=[f"clsr-twin={checkpoint}"],
+    )
+    systems = build_systems(args, tmp_path / "cache")
+    assert [system.name for system in systems] == [*names, "clsr-twin"]
+    rows = tone_rows(tmp_path / "tones", 3)
+    scores = {system.name: system.score(["the sea", "a bee"], rows).scores for system in systems}
+    assert {matrix.shape for matrix in scores.values()} == {(2, 3)}
+    assert (scores["clsr-twin"] == scores["clsr"]).all() and (scores["dual"] == scores["clsr"]).all()
+
+
+def test_systems_without_a_model_are_left_out_or_refused(bert, tiny_checkpoint, tmp_path):
+    args = arguments(text_encoder=bert, checkpoint=str(tiny_checkpoint), systems="text,dual")
+    with pytest.raises(ValueError, match="'dual' is asked for but --dual is None"):
+        build_systems(args, tmp_path)
+    with pytest.raises(ValueError, match="'magic' is none of text, bm25-true"):
+        build_systems(arguments(systems="magic"), tmp_path)
+    with pytest.raises(ValueError, match="--also is 'x' but must be NAME=CHECKPOINT"):
+        build_systems(arguments(systems="text", text_encoder=bert, also=["x"]), tmp_path)
+    with pytest.raises(
+        ValueError, match="'cascade-batched' is faster-whisper's but --recogniser is some/asr"
+    ):
+        build_systems(
+            arguments(systems="cascade-batched", recogniser="some/asr", text_encoder=bert), tmp_path
+        )
