@@ -57,14 +57,13 @@ def moments(args: argparse.Namespace) -> str:
     """Find the moments that answer in long recordings."""
     stamp, out = make_stamp(), Path(args.out)
     parts, figures = Parts(args), {}
-    encode = partial(parts.text_encoder.encode, normalize_embeddings=True, show_progress_bar=False)
     for folder in args.set:
         recordings, questions = load_set(folder)
         index = out / f"{Path(folder).name}.index"
         systems = [
             IndexMoments(parts.clsr, folder=index),
             IndexMoments(parts.clsr, whole_passages=True, name="clsr, whole passages", folder=index),
-            CascadeMoments(partial(faster_whisper_words, parts.whisper), encode),
+            CascadeMoments(partial(faster_whisper_words, parts.whisper), parts.encode_texts),
         ]
         figures[Path(folder).name] = evaluate_moments(recordings, questions, systems)
     return _write(out, figures, stamp, args)
@@ -120,7 +119,10 @@ def main() -> None:
     add("--systems", help=f"of {', '.join(SYSTEMS)}; all that need no model of their own if left out")
     add("--checkpoint", default="default", help="CLSR checkpoint; 'default' for clsr-base-en")
     add("--also", action="append", metavar="NAME=CHECKPOINT", help="one more CLSR; may be repeated")
-    add("--text_encoder", help="sentence-transformers model of text and cascade; MiniLM if left out")
+    add(
+        "--text_encoder",
+        help="sentence-transformers model of text and cascade; the checkpoint's own if left out",
+    )
     add(
         "--recogniser",
         help="of the cascade: CTranslate2 Whisper or any of transformers; Whisper base if left out",

@@ -3,15 +3,13 @@
 Enters: names and where their models are. Leaves: `System`s, each model loaded once.
 """
 
-import functools
 import tempfile
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
-from sentence_transformers import SentenceTransformer
-
 from ..hub.build import default_checkpoint
-from ..hub.parts import minilm_folder, write_whisper_ct2
+from ..hub.parts import write_whisper_ct2
 from ..retrieval.encoder import Encoder
 from .audio_encoders import clap, sentence_transformers_system
 from .recognisers import (
@@ -21,7 +19,15 @@ from .recognisers import (
     load_faster_whisper,
     transformers_recogniser,
 )
-from .systems import HYBRID_WEIGHT, CascadeSystem, CLSRSystem, System, TextSystem
+from .systems import (
+    HYBRID_WEIGHT,
+    CascadeSystem,
+    CLSRSystem,
+    EncodeTexts,
+    System,
+    TextSystem,
+    sentence_encoder,
+)
 
 SYSTEMS = (
     "text",
@@ -69,14 +75,14 @@ def build_systems(args: Any, cache_dir: Path) -> list[System]:
 def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
     hybrid = HYBRID_WEIGHT if name.endswith("-hybrid") else 0.0
     if name == "text":
-        return TextSystem(parts.text_encoder, name)
+        return TextSystem(parts.encode_texts, name)
     if name == "bm25-true":
         return TextSystem(None, name)
     if name.startswith("cascade") or name == "bm25":
-        encoder = None if name == "bm25" else parts.text_encoder
+        encode = None if name == "bm25" else parts.encode_texts
         batched = name == "cascade-batched"
         hear, key = parts.recogniser(batched), parts.recogniser_key(batched)
-        return CascadeSystem(hear, key, encoder, hybrid, cache_dir, name)
+        return CascadeSystem(hear, key, encode, hybrid, cache_dir, name)
     if name == "clap":
         return clap(*parts.clap, cache_dir, name)
     if name == "st":
@@ -92,12 +98,14 @@ class Parts:
     def __init__(self, args: Any):
         self.args = args
 
-    @functools.cached_property
-    def text_encoder(self) -> SentenceTransformer:
-        """The text retriever of the controls."""
-        return SentenceTransformer(str(self.args.text_encoder or minilm_folder()), device="cpu")
+    @cached_property
+    def encode_texts(self) -> EncodeTexts:
+        """The text retriever of the controls: the one inside the checkpoint under test, or `--text_encoder`."""
+        if self.args.text_encoder:
+            return sentence_encoder(self.args.text_encoder)
+        return partial(self.clsr.encode_texts, truncation=True)
 
-    @functools.cached_property
+    @cached_property
     def clsr(self) -> Encoder:
         """The checkpoint under test."""
         name = default_checkpoint() if self.args.checkpoint == "default" else self.args.checkpoint
@@ -129,7 +137,7 @@ class Parts:
     def _is_faster_whisper(self) -> bool:
         return not self.args.recogniser or (Path(self.args.recogniser) / "model.bin").is_file()
 
-    @functools.cached_property
+    @cached_property
     def whisper(self) -> Any:
         """The model of faster-whisper."""
         if self.args.recogniser:
@@ -137,11 +145,11 @@ class Parts:
         with tempfile.TemporaryDirectory() as folder:  # the weights stay in memory
             return load_faster_whisper(write_whisper_ct2(folder))
 
-    @functools.cached_property
+    @cached_property
     def _transformers_recogniser(self) -> Recogniser:
         return transformers_recogniser(self.args.recogniser)
 
-    @functools.cached_property
+    @cached_property
     def clap(self) -> tuple[Any, Any]:
         """Random weights: no checkpoint of CLAP comes with the packages, and what is left is the floor."""
         import torch

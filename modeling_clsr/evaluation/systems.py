@@ -9,12 +9,12 @@ import json
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
 import bm25s
 import numpy as np
-from sentence_transformers import SentenceTransformer
 from tqdm import tqdm
 
 from ..data.audio import load_audio
@@ -24,6 +24,7 @@ from ..retrieval.encoder import Encoder
 from .recognisers import Recogniser
 
 BATCH_SIZE = 8
+EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
 HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine, from the first recipe
 
 
@@ -118,19 +119,19 @@ class TextSystem:
     """A text retriever on true transcripts: the upper bound.
 
     Args:
-        encoder: any sentence-transformers model; None ranks by BM25.
+        encode: of a text retriever; None ranks by BM25.
         name: in the tables.
     """
 
-    def __init__(self, encoder: SentenceTransformer | None, name: str = "text"):
-        self.encoder, self.name = encoder, name
+    def __init__(self, encode: EncodeTexts | None, name: str = "text"):
+        self.encode, self.name = encode, name
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
         """Score by cosine, or by BM25."""
         texts = [row.transcript or "" for row in passages]
-        if self.encoder is None:
+        if self.encode is None:
             return Scored(bm25_scores(questions, texts), texts)
-        return Scored(cosines(self.encoder, questions, texts), texts)
+        return Scored(cosines(self.encode, questions, texts), texts)
 
 
 class CLSRSystem:
@@ -175,7 +176,7 @@ class CascadeSystem:
     Args:
         recogniser: see `recognisers`.
         recogniser_key: names it and its settings, for the cache.
-        encoder: sentence-transformers model; None ranks by BM25 alone.
+        encode: of a text retriever; None ranks by BM25 alone.
         hybrid: weight of BM25 beside the cosine.
         cache_dir: of `Cache`.
         name: in the tables.
@@ -185,12 +186,12 @@ class CascadeSystem:
         self,
         recogniser: Recogniser,
         recogniser_key: str,
-        encoder: SentenceTransformer | None,
+        encode: EncodeTexts | None,
         hybrid: float = 0.0,
         cache_dir: Path | None = None,
         name: str = "cascade",
     ):
-        self.recogniser, self.encoder, self.hybrid, self.name = recogniser, encoder, hybrid, name
+        self.recogniser, self.encode, self.hybrid, self.name = recogniser, encode, hybrid, name
         self.cache = Cache(cache_dir, f"recogniser/{recogniser_key}")
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
@@ -198,11 +199,11 @@ class CascadeSystem:
         entries = self.cache.fill(passages, self._hear, self.name)
         texts = [entry.text or "" for entry in entries]
         start = time.perf_counter()
-        words = bm25_scores(questions, texts) if self.hybrid or self.encoder is None else 0.0
-        if self.encoder is None:
+        words = bm25_scores(questions, texts) if self.hybrid or self.encode is None else 0.0
+        if self.encode is None:
             scores: np.ndarray = np.asarray(words)
         else:
-            scores = cosines(self.encoder, questions, texts) + self.hybrid * words
+            scores = cosines(self.encode, questions, texts) + self.hybrid * words
         return Scored(scores, texts, sum(e.seconds for e in entries) + time.perf_counter() - start)
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
@@ -220,13 +221,17 @@ def clip_entries(
     return [Entry(text, vector, share) for text, vector in found]
 
 
-def cosines(encoder: SentenceTransformer, questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:
+def sentence_encoder(model: str | Path) -> EncodeTexts:
+    """Return the text encoder of any sentence-transformers model."""
+    from sentence_transformers import SentenceTransformer
+
+    encoder = SentenceTransformer(str(model), device="cpu")
+    return partial(encoder.encode, normalize_embeddings=True, show_progress_bar=False)
+
+
+def cosines(encode: EncodeTexts, questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:
     """Return (Q, N) cosines of texts."""
-    sides = [
-        encoder.encode(list(side), normalize_embeddings=True, show_progress_bar=False)
-        for side in (questions, texts)
-    ]
-    return sides[0] @ sides[1].T
+    return encode(list(questions)) @ encode(list(texts)).T
 
 
 def bm25_scores(questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:

@@ -10,23 +10,24 @@ from modeling_clsr.evaluation.systems import (
     Entry,
     TextSystem,
     bm25_scores,
+    sentence_encoder,
 )
 from modeling_clsr.retrieval.encoder import Encoder
 from tests.tiny_parts import tiny_bert
 from tests.training.tiny_runs import tone_rows
 
-sentence_transformers = pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
+pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
 
 
 @pytest.fixture(scope="module")
 def text_encoder(tmp_path_factory):
-    """A sentence-transformers model over the tiny text encoder."""
+    """The texts' side of a sentence-transformers model over the tiny text encoder."""
     folder = tmp_path_factory.mktemp("bert")
     torch.manual_seed(0)
     model, tokenizer = tiny_bert()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return sentence_transformers.SentenceTransformer(str(folder), device="cpu")
+    return sentence_encoder(folder)
 
 
 @pytest.fixture
