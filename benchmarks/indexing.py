@@ -43,7 +43,8 @@ def clsr(
     from modeling_clsr.data.sampler import length_batches
     from modeling_clsr.hub.build import default_checkpoint
     from modeling_clsr.retrieval.encoder import Encoder
-    from modeling_clsr.retrieval.search import find_moments, joint_score
+    from modeling_clsr.retrieval.moments import find_moments
+    from modeling_clsr.retrieval.search import joint_score
 
     encoder = Encoder.from_pretrained(default_checkpoint())
     vectors = np.zeros((len(waves), encoder.embed_dim), np.float32)

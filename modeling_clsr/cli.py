@@ -7,13 +7,16 @@ import os
 import shutil
 import sys
 import textwrap
+import time
 import traceback
 from collections.abc import Sequence
+from datetime import date
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .retrieval import Hit
+    from .data.passages import Cutting
+    from .retrieval import Hit, SpeechIndex
 
 # What user input, a bad recording or a full disk raise; LanceDB reports the last as RuntimeError.
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
@@ -48,47 +51,156 @@ def _build(arguments: argparse.Namespace) -> int:
 def _index(arguments: argparse.Namespace) -> int:
     from .data.audio import find_recordings
 
-    recordings = find_recordings(arguments.paths)  # a typo shows before a model is loaded
+    find_recordings(arguments.paths)  # a typo shows before a model is loaded
     from .retrieval import Encoder, SpeechIndex
-    from .retrieval.schema import METADATA_FILE
 
     _hide_loading_bars()
-    model = arguments.model
-    if (arguments.index / METADATA_FILE).is_file():
-        index = SpeechIndex.open(arguments.index, Encoder.from_pretrained(model) if model else None)
-    else:
+    model, cut = arguments.model, _cutting(arguments)
+    try:
+        index = SpeechIndex.open(arguments.index, Encoder.from_pretrained(model) if model else None, cut)
+    except FileNotFoundError:
         if model is None:
             from .hub.build import default_checkpoint
 
             model = default_checkpoint()
-        index = SpeechIndex.create(arguments.index, Encoder.from_pretrained(model))
-    report = index.add(recordings, arguments.batch_size, progress=True)
+        index = SpeechIndex.create(arguments.index, Encoder.from_pretrained(model), cut)
+    failed = _add(index, arguments)
+    while arguments.watch:
+        time.sleep(arguments.watch)
+        failed = _add(index, arguments, quiet=True)
+    return 1 if failed else 0
+
+
+def _cutting(arguments: argparse.Namespace) -> "Cutting | None":
+    """Return how recordings are to be cut; None for the index's own way, or the default of a new one."""
+    if arguments.window is None:
+        if arguments.overlap is not None:
+            raise ValueError(f"--overlap is {arguments.overlap:g} but --window is missing; give both")
+        return None
+    from .data.passages import FixedWindows
+
+    return FixedWindows(arguments.window, arguments.overlap or 0.0)
+
+
+def _add(index: "SpeechIndex", arguments: argparse.Namespace, quiet: bool = False) -> int:
+    """Bring an index up to date and say what was done; return the number of recordings that failed.
+
+    Args:
+        index: to add to.
+        arguments: of the command.
+        quiet: say nothing where nothing has changed, and take paths that are gone for a while as empty.
+    """
+    from .data.audio import find_recordings
+
+    pruned = index.prune(arguments.paths) if arguments.prune else []
+    try:
+        recordings = find_recordings(arguments.paths)
+    except FileNotFoundError:
+        if not quiet:
+            raise
+        recordings = []
+    report = index.add(recordings, arguments.batch_size, progress=not quiet)
     for _, message in report.failed:
         print(f"clsr: not indexed: {message}", file=sys.stderr)
-    print(
-        f"{report.added} recordings indexed ({report.passages} passages, {report.audio_s / 3600:.2f} h), "
-        f"{report.skipped} unchanged, {len(report.failed)} failed; {arguments.index} has {len(index)} passages"
-    )
-    return 1 if report.failed else 0
+    if not quiet or report.added or pruned:
+        gone = f", {len(pruned)} vanished" if arguments.prune else ""
+        print(
+            f"{report.added} recordings indexed ({report.passages} passages, {report.audio_s / 3600:.2f} h), "
+            f"{report.skipped} unchanged{gone}, {len(report.failed)} failed; "
+            f"{arguments.index} has {len(index)} passages",
+            flush=True,
+        )
+    return len(report.failed)
+
+
+def _find(arguments: argparse.Namespace) -> "tuple[SpeechIndex, list[Hit]]":
+    """Open the index and search it."""
+    from .retrieval import Encoder, SpeechIndex
+    from .retrieval.schema import open_table
+
+    open_table(arguments.index)  # a typo shows before a model is loaded
+    _hide_loading_bars()
+    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
+    index = SpeechIndex.open(arguments.index, encoder)
+    question: Any = arguments.question
+    if getattr(arguments, "audio", None):
+        from .data.audio import load_audio
+
+        question = load_audio(arguments.audio)
+    filters = {name: getattr(arguments, name) for name in ("file", "mode", "after", "before")}
+    return index, index.search(question, arguments.k, **filters)
 
 
 def _search(arguments: argparse.Namespace) -> int:
-    from .retrieval import Encoder, SpeechIndex
-    from .retrieval.schema import IndexMetadata
-
-    IndexMetadata.read(arguments.index)  # a typo shows before a model is loaded
-    _hide_loading_bars()
-    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
-    hits = SpeechIndex.open(arguments.index, encoder).search(arguments.question, arguments.k, arguments.file)
+    if (arguments.question is None) == (arguments.audio is None):
+        given = "neither is" if arguments.question is None else "both are"
+        raise ValueError(f"a question in words or --audio is needed but {given} there; give one of them")
+    _, hits = _find(arguments)
+    if arguments.clip:
+        _write_clips(hits, arguments.clip)
     if arguments.json:
-        answer = {"question": arguments.question, "hits": [dataclasses.asdict(hit) for hit in hits]}
+        answer = {"question": arguments.question or str(arguments.audio), "hits": _plain(hits)}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
+    else:
+        _print_hits(hits)
+    return 0
+
+
+def _ask(arguments: argparse.Namespace) -> int:
+    from .retrieval import ask
+    from .retrieval.answering import open_answer_model
+
+    model = open_answer_model(arguments.lalm, arguments.lalm_name) if arguments.lalm else None
+    _, hits = _find(arguments)
+    answer = ask(arguments.question, hits, model)
+    if arguments.json:
+        content = {"question": arguments.question, "answer": answer.text, "model": answer.model}
+        print(json.dumps(content | {"hits": _plain(hits)}, indent=2, ensure_ascii=False))
         return 0
+    if answer.text is None:
+        print("No model was named (--lalm), so these are the moments that answer best:\n")
+        _print_hits(hits)
+        return 0
+    print(f"{answer.text}\n\nHeard by {answer.model} in:")
+    for rank, hit in enumerate(hits, start=1):
+        print(f"[{rank}] {hit.path} {_where(hit)}")
+    return 0
+
+
+def _print_hits(hits: "list[Hit]") -> None:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = min(shutil.get_terminal_size().columns, 100)
     for rank, hit in enumerate(hits, start=1):
         print(format_hit(rank, hit, COLOUR_MARKS if colour else PLAIN_MARKS, width))
-    return 0
+
+
+def _plain(hits: "list[Hit]") -> list[dict]:
+    """Return hits as JSON holds them."""
+    return [dataclasses.asdict(hit) | {"recorded": hit.recorded.isoformat()} for hit in hits]
+
+
+def _write_clips(hits: "list[Hit]", folder: Path) -> None:
+    """Write the passage of each hit as a WAV file and name it on stderr."""
+    import soundfile
+
+    from .data.audio import SAMPLING_RATE
+    from .retrieval.asking import read_range
+
+    folder.mkdir(parents=True, exist_ok=True)
+    for rank, hit in enumerate(hits, start=1):
+        file = folder / f"{rank:02d}-{Path(hit.path).stem}-{int(hit.start_s)}s.wav"
+        soundfile.write(file, read_range(hit.source, hit.start_s, hit.end_s), SAMPLING_RATE)
+        print(f"clsr: wrote {file}", file=sys.stderr)
+
+
+def _where(hit: "Hit") -> str:
+    """Write the times of a hit: those of its moment, with its passage's behind them."""
+    from .retrieval.progress import clock
+
+    passage = f"{clock(hit.start_s)}–{clock(hit.end_s)}"
+    if hit.moment is None:
+        return passage
+    return f"{clock(hit.moment.start_s)}–{clock(hit.moment.end_s)}  (in {passage})"
 
 
 def format_hit(rank: int, hit: "Hit", marks: dict[str, str], width: int = 100) -> str:
@@ -100,19 +212,14 @@ def format_hit(rank: int, hit: "Hit", marks: dict[str, str], width: int = 100) -
         marks: what stands for `MARK_ON` and `MARK_OFF`.
         width: of the lines, in characters.
     """
-    from .retrieval.progress import clock
-
     text, moment = hit.transcript, hit.moment
-    passage = f"{clock(hit.start_s)}–{clock(hit.end_s)}"
-    where = passage
     if moment is not None:
-        where = f"{clock(moment.start_s)}–{clock(moment.end_s)}  (in {passage})"
         start, end = moment.start_char, moment.end_char
         text = f"{text[:start]}{MARK_ON}{text[start:end]}{MARK_OFF}{text[end:]}"
     body = textwrap.fill(text, width, initial_indent="   ", subsequent_indent="   ")
     for placeholder, mark in marks.items():
         body = body.replace(placeholder, mark)
-    return f"{rank}. {hit.score:.3f}  {hit.path}  {where}\n{body}\n"
+    return f"{rank}. {hit.score:.3f}  {hit.path}  {_where(hit)}\n{body}\n"
 
 
 def _hide_loading_bars() -> None:
@@ -123,11 +230,12 @@ def _hide_loading_bars() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="clsr", description="Find the moment in a recording that answers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,index,search}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,index,search,ask}")
 
-    def command(name: str, run, summary: str, example: str) -> argparse.ArgumentParser:
+    def command(name: str, run, takes: str, summary: str, example: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
             name,
+            usage=f"clsr {name} {takes} [options]",
             help=summary,
             description=summary[0].upper() + summary[1:] + ".",
             epilog=f"example:\n  {example}",
@@ -137,27 +245,78 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--debug", action="store_true", help="show the trace of an error")
         return sub
 
-    build = command("build", _build, "make the default checkpoint", "clsr build checkpoints/base")
+    def add_index(sub: argparse.ArgumentParser) -> None:
+        sub.add_argument("--index", required=True, metavar="DIR", help="folder of the index, or s3://…")
+
+    def add_filters(sub: argparse.ArgumentParser, k: int) -> None:
+        sub.add_argument("-k", type=int, default=k, metavar="N", help=f"number of hits ({k})")
+        modes = ("hybrid", "dense", "text")
+        sub.add_argument(
+            "--mode", choices=modes, default=modes[0], metavar="MODE", help="hybrid (default), dense or text"
+        )
+        sub.add_argument("--file", metavar="GLOB", help='only recordings whose path matches, as "2024/*.ogg"')
+        for name, sense in (("after", "on this day or later"), ("before", "before this day")):
+            sub.add_argument(
+                f"--{name}",
+                type=date.fromisoformat,
+                metavar="DATE",
+                help=f"only files changed {sense} (2026-11-25)",
+            )
+        sub.add_argument("--model", metavar="CKPT", help="where the index's checkpoint is, if it was moved")
+
+    build = command("build", _build, "[DIR]", "make the default checkpoint", "clsr build checkpoints/base")
     build.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="default: the cache; made only once"
     )
 
-    index = command("index", _index, "add recordings to an index", "clsr index talks/ --index talks.clsr")
+    index = command(
+        "index",
+        _index,
+        "PATH… --index DIR",
+        "add recordings to an index",
+        "clsr index talks/ --index talks.clsr",
+    )
     index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="recordings, or folders of them")
-    index.add_argument("--index", required=True, type=Path, metavar="DIR", help="folder of the index")
+    add_index(index)
     index.add_argument(
         "--model", metavar="CKPT", help="checkpoint folder or Hub id; default: the index's own"
     )
     index.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
+    index.add_argument("--prune", action="store_true", help="take out recordings of PATH that have vanished")
+    index.add_argument(
+        "--watch",
+        nargs="?",
+        type=float,
+        const=30.0,
+        metavar="S",
+        help="go on, and look for changes every S seconds (30)",
+    )
+    index.add_argument(
+        "--window", type=float, metavar="S", help="windows of S seconds instead of cuts at pauses"
+    )
+    index.add_argument("--overlap", type=float, metavar="S", help="seconds that two windows share")
 
     example = 'clsr search "who keeps the bees?" --index talks.clsr'
-    search = command("search", _search, "find the moments that answer", example)
-    search.add_argument("question", metavar="QUESTION", help="in words")
-    search.add_argument("--index", required=True, type=Path, metavar="DIR", help="folder of the index")
-    search.add_argument("-k", type=int, default=5, metavar="N", help="number of hits (5)")
-    search.add_argument("--file", metavar="GLOB", help='only recordings whose path matches, as "2024/*.ogg"')
+    search = command("search", _search, "QUESTION --index DIR", "find the moments that answer", example)
+    search.add_argument("question", nargs="?", metavar="QUESTION", help="in words")
+    add_index(search)
+    search.add_argument("--audio", type=Path, metavar="FILE", help="a spoken question, in place of words")
+    add_filters(search, k=5)
+    search.add_argument("--clip", type=Path, metavar="DIR", help="write the hits' passages there as WAV")
     search.add_argument("--json", action="store_true", help="print JSON, with all words and times")
-    search.add_argument("--model", metavar="CKPT", help="where the index's checkpoint is, if it was moved")
+
+    example = 'clsr ask "who keeps the bees?" --index talks.clsr --lalm http://host:8000/v1'
+    ask = command("ask", _ask, "QUESTION --index DIR", "answer from the best moments", example)
+    ask.add_argument("question", metavar="QUESTION", help="in words")
+    add_index(ask)
+    ask.add_argument(
+        "--lalm",
+        metavar="MODEL",
+        help="audio language model: server URL, folder or Hub id",
+    )
+    ask.add_argument("--lalm-name", metavar="NAME", help="of the model on the server (the first it lists)")
+    add_filters(ask, k=3)
+    ask.add_argument("--json", action="store_true", help="print JSON")
     return parser
 
 

@@ -1,15 +1,24 @@
 """The command line: help on one screen, one line for each mistake, results for people and programs."""
 
 import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
 
 from modeling_clsr.cli import main
-from modeling_clsr.retrieval import SpeechIndex
+from modeling_clsr.data.audio import load_audio
+from modeling_clsr.retrieval import Encoder, SpeechIndex
 
+from .tiny_lalm import running_chat_server
 from .tiny_parts import tiny_parts
+
+ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +40,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return code, written.out, written.err
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["index"], ["search"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["index"], ["search"], ["ask"]])
 def test_help_fits_a_screen_and_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, *command, "--help")
     assert code == 0
@@ -82,3 +91,103 @@ def test_json_holds_the_words_and_the_moment(monkeypatch, capsys, tmp_path, chec
     answer = json.loads(out)
     assert code == 0 and answer["question"] == "the sea"
     assert {"source", "start_s", "end_s", "score", "transcript", "words", "moment"} <= set(answer["hits"][0])
+
+
+@pytest.fixture(scope="module")
+def spoken(tmp_path_factory, default_checkpoint, reread):
+    """A folder with two recordings, its index, and the sentences that they say."""
+    folder = tmp_path_factory.mktemp("spoken")
+    (folder / "talks").mkdir()
+    for name, row in zip(("one.flac", "two.flac"), reread[:2], strict=True):
+        soundfile.write(folder / "talks" / name, load_audio(row["path"]), 16000)
+    index = SpeechIndex.create(folder / "index", Encoder.from_pretrained(default_checkpoint, device="cpu"))
+    index.add([folder / "talks"])
+    return folder, [row["transcript"] for row in reread[:2]]
+
+
+@pytest.mark.slow
+def test_every_mode_finds_the_recording_and_its_passage_is_written_as_a_clip(monkeypatch, capsys, spoken):
+    folder, (first, _) = spoken
+    for mode in ("hybrid", "dense", "text"):
+        arguments = ["search", first, "--index", folder / "index", "-k", 1, "--mode", mode]
+        code, out, err = run(monkeypatch, capsys, *arguments, "--clip", folder / mode, "--json")
+        (hit,) = json.loads(out)["hits"]
+        assert code == 0 and hit["source"].endswith("one.flac") and hit["recorded"].startswith("20")
+        (clip,) = (folder / mode).glob("01-one-*s.wav")
+        assert f"clsr: wrote {clip}" in err
+        assert soundfile.info(clip).duration == pytest.approx(hit["end_s"] - hit["start_s"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_question_is_spoken_or_written_but_not_both_or_neither(monkeypatch, capsys, spoken, reread):
+    folder, (first, _) = spoken
+    audio = ["--audio", reread[1]["path"], "--index", folder / "index"]
+    code, out, _ = run(monkeypatch, capsys, "search", *audio, "-k", 1, "--json")
+    assert code == 0 and json.loads(out)["hits"][0]["source"].endswith("two.flac")
+    for given, state in (([first, *audio], "both are"), (["--index", folder / "index"], "neither is")):
+        code, _, err = run(monkeypatch, capsys, "search", *given)
+        assert code == 2 and f"--audio is needed but {state} there" in err
+
+
+@pytest.mark.slow
+def test_ask_answers_with_citations_and_without_a_model_with_moments(monkeypatch, capsys, spoken):
+    folder, (first, _) = spoken
+    arguments = ["ask", first, "--index", folder / "index", "-k", 2]
+    code, out, _ = run(monkeypatch, capsys, *arguments)
+    assert code == 0 and "No model was named (--lalm)" in out and "»" in out
+    with running_chat_server(lambda text, clips: f"{len(clips)} clips of speech") as server:
+        code, out, _ = run(monkeypatch, capsys, *arguments, "--lalm", server.url)
+        assert out.startswith("2 clips of speech\n\nHeard by tiny-lalm in:\n[1] ")
+        assert "one.flac 0:00–" in out and first in server.questions[0]
+        assert len(server.clips[0][0]) > 16000
+        code, out, _ = run(monkeypatch, capsys, *arguments, "--lalm", server.url, "--json")
+        assert json.loads(out)["answer"] == "2 clips of speech"
+    code, _, err = run(monkeypatch, capsys, *arguments, "--lalm", server.url)
+    assert code == 2 and "start the server or check the address" in err
+
+
+def test_windows_are_remembered_and_other_settings_refused(monkeypatch, capsys, tmp_path, checkpoint):
+    soundfile.write(tmp_path / "silence.wav", np.zeros(32000), 16000)
+    arguments = ["index", tmp_path / "silence.wav", "--index", tmp_path / "index", "--model", checkpoint]
+    windows = ["--window", 20, "--overlap", 5]
+    assert run(monkeypatch, capsys, *arguments, *windows)[0] == 0
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    code, _, err = run(monkeypatch, capsys, *arguments, "--window", 10)
+    assert code == 2 and "cut by fixed (max_s 20, overlap_s 5) but fixed (max_s 10, overlap_s 0)" in err
+    code, _, err = run(monkeypatch, capsys, *arguments, "--overlap", 5)
+    assert code == 2 and "--overlap is 5 but --window is missing" in err
+
+
+def test_vanished_recordings_are_taken_out_only_if_asked(monkeypatch, capsys, tmp_path, checkpoint):
+    (tmp_path / "talks").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "talks" / f"{name}.wav", np.zeros(32000), 16000)
+    arguments = ["index", tmp_path / "talks", "--index", tmp_path / "index", "--model", checkpoint]
+    assert run(monkeypatch, capsys, *arguments)[0] == 0
+    (tmp_path / "talks" / "a.wav").unlink()
+    assert "1 vanished" not in run(monkeypatch, capsys, *arguments)[1]
+    assert "1 unchanged, 1 vanished" in run(monkeypatch, capsys, *arguments, "--prune")[1]
+    assert len(SpeechIndex.open(tmp_path / "index").sources()) == 1
+
+
+def test_watched_folder_is_kept_current_until_ctrl_c(tmp_path, checkpoint):
+    (tmp_path / "talks").mkdir()
+    soundfile.write(tmp_path / "talks" / "a.wav", np.zeros(32000), 16000)
+    command = [sys.executable, "-m", "modeling_clsr.cli", "index", tmp_path / "talks", "--prune"]
+    command += ["--index", tmp_path / "index", "--model", checkpoint, "--watch", "0.2"]
+    settings = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=settings
+    ) as done:
+        try:
+            assert "1 recordings indexed" in done.stdout.readline()
+            soundfile.write(tmp_path / "b.wav", np.zeros(32000), 16000)
+            (tmp_path / "b.wav").rename(tmp_path / "talks" / "b.wav")
+            assert "1 recordings indexed (0 passages" in done.stdout.readline()
+            (tmp_path / "talks" / "a.wav").unlink()
+            assert "0 recordings indexed" in (line := done.stdout.readline()) and "1 vanished" in line
+            done.send_signal(signal.SIGINT)
+            _, err = done.communicate(timeout=60)
+        finally:
+            done.kill()
+    assert done.returncode == 130 and "interrupted; finished recordings are kept" in err

@@ -52,6 +52,29 @@ class CutSettings:
             )
 
 
+@dataclass(frozen=True)
+class FixedWindows:
+    """Windows of one length, wherever they cut (the paper's way).
+
+    Attributes:
+        max_s: length of a window, in seconds; only the last is shorter.
+        overlap_s: that two neighbours share, so that what one cuts the other holds whole, in seconds.
+    """
+
+    max_s: float = 28.0
+    overlap_s: float = 4.0
+
+    def __post_init__(self):
+        if not 0 <= self.overlap_s <= self.max_s / 2 or self.max_s < 2:
+            raise ValueError(
+                f"max_s is {self.max_s:g} and overlap_s {self.overlap_s:g} but max_s must be at least 2 and "
+                "overlap_s at most half of it; change them"
+            )
+
+
+Cutting = CutSettings | FixedWindows
+
+
 def cut_passages(
     waveform: np.ndarray,
     sampling_rate: int,
@@ -88,14 +111,30 @@ def cut_passages(
 
 
 def stream_passages(
-    path: str | Path, settings: CutSettings | None = None, detector: SpeechDetector | None = None
+    path: str | Path, settings: Cutting | None = None, detector: SpeechDetector | None = None
 ) -> Iterator[tuple[Passage, np.ndarray]]:
     """Read a recording of any length and yield its passages with their waveforms, (S,) float32 at 16 kHz.
 
     No more than about `max_s` and one block are held at a time. Raises as `audio_blocks`.
     """
     blocks = audio_blocks(path, SAMPLING_RATE)
+    if isinstance(settings, FixedWindows):
+        yield from _windows(blocks, settings)
+        return
     yield from _cut(blocks, settings or CutSettings(), detector or SpeechDetector())
+
+
+def _windows(blocks: Iterable[np.ndarray], settings: FixedWindows) -> Iterator[tuple[Passage, np.ndarray]]:
+    """Yield windows; the rest at the end is a window of its own unless the one before holds it already."""
+    size, overlap = (round(seconds * SAMPLING_RATE) for seconds in (settings.max_s, settings.overlap_s))
+    samples, offset = np.zeros(0, dtype=np.float32), 0  # offset: index of samples[0] in the recording
+    for block in blocks:
+        samples = np.concatenate([samples, block])
+        while len(samples) >= size:
+            yield Passage(offset / SAMPLING_RATE, (offset + size) / SAMPLING_RATE), samples[:size].copy()
+            samples, offset = samples[size - overlap :], offset + size - overlap
+    if len(samples) > (overlap if offset else 0):
+        yield Passage(offset / SAMPLING_RATE, (offset + len(samples)) / SAMPLING_RATE), samples.copy()
 
 
 def _cut(

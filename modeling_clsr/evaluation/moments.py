@@ -18,8 +18,8 @@ from ..data.manifest import Row
 from ..data.passages import stream_passages
 from ..retrieval.encoder import Encoder
 from ..retrieval.index import SpeechIndex
-from ..retrieval.schema import METADATA_FILE
-from ..retrieval.search import POOL, find_moments, joint_score
+from ..retrieval.moments import find_moments
+from ..retrieval.search import POOL, joint_score
 from ..transcript_clsr import Word
 from .benchmark_set import Question
 from .significance import mean_interval, paired_test
@@ -170,10 +170,8 @@ class IndexMoments:
         """Index the files; those that are indexed already cost nothing."""
         self._names = {str(Path(row.audio).absolute()): row.id for row in recordings}
         start = time.perf_counter()
-        if (self.folder / METADATA_FILE).is_file():
-            self._index = SpeechIndex.open(self.folder, self.encoder)
-        else:
-            self._index = SpeechIndex.create(self.folder, self.encoder)
+        opener = SpeechIndex.open if self.folder.is_dir() else SpeechIndex.create
+        self._index = opener(self.folder, self.encoder)
         self._index.add([row.audio for row in recordings], progress=True)
         return time.perf_counter() - start
 

@@ -5,76 +5,76 @@ A recording enters the table in one commit, after its last passage, so that no c
 
 import time
 from collections.abc import Iterable
+from datetime import date
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lancedb.index import FTS
 
 from ..data.audio import find_recordings
-from ..data.passages import CutSettings
+from ..data.passages import CutSettings, Cutting
 from .encoder import Encoder
 from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
 from .progress import AudioBar
-from .schema import TABLE, IndexMetadata, open_table, pa, quoted
-from .search import Hit, search_table
+from .schema import IndexMetadata, create_table, open_table, pa, quoted
+from .search import Hit, Query, row_condition, search_table
 
 COMMIT_S = 10.0  # seconds between two commits; so much work is lost if the machine fails
 
 
 class SpeechIndex:
-    """A searchable index of recordings in a folder. Made by `create` or `open`."""
+    """A searchable index of recordings, in a folder or in an object store. Made by `create` or `open`."""
 
-    def __init__(self, folder: Path, metadata: IndexMetadata, encoder: Encoder | None = None):
+    def __init__(self, uri: str, table: Any, metadata: IndexMetadata, encoder: Encoder | None = None):
         if encoder is not None:
             metadata.check_model(encoder.name, encoder.fingerprint)
-        self.folder = folder
+        self.uri = uri
         self.metadata = metadata
         self._encoder = encoder
-        self._table = open_table(folder, metadata.embed_dim)
+        self._table = table
 
     @classmethod
-    def create(cls, folder: str | Path, encoder: Encoder, cut: CutSettings | None = None) -> "SpeechIndex":
+    def create(cls, uri: str | Path, encoder: Encoder, cut: Cutting | None = None) -> "SpeechIndex":
         """Make an empty index.
 
         Args:
-            folder: new or empty.
+            uri: folder, new or empty, or address in an object store ("s3://bucket/talks.clsr").
             encoder: the model that makes the vectors; the index belongs to it from now on.
-            cut: how recordings are cut; passages as long as the model takes if None.
+            cut: how recordings are cut; at pauses, passages as long as the model takes, if None.
 
         Raises:
             FileExistsError: the folder holds something.
             ValueError: `cut` makes longer passages than the model takes.
         """
-        folder = Path(folder)
         cut = cut or CutSettings(max_s=encoder.max_audio_s)
         if cut.max_s > encoder.max_audio_s:
             raise ValueError(
                 f"max_s is {cut.max_s:g} s but {encoder.name} takes {encoder.max_audio_s:g} s; lower it"
             )
-        others = [entry.name for entry in folder.iterdir()] if folder.is_dir() else []
-        if set(others) - {f"{TABLE}.lance"}:
-            raise FileExistsError(
-                f"{folder} holds {len(others)} files already ({min(others)}, …) but a new index needs its "
-                "own folder; name a new one"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
         metadata = IndexMetadata(
             encoder.name, encoder.fingerprint, encoder.embed_dim, encoder.sampling_rate, cut
         )
-        index = cls(folder, metadata, encoder)
-        metadata.write(folder)  # last: a folder with this file is a whole index
-        return index
+        return cls(str(uri), create_table(str(uri), metadata), metadata, encoder)
 
     @classmethod
-    def open(cls, folder: str | Path, encoder: Encoder | None = None) -> "SpeechIndex":
+    def open(
+        cls, uri: str | Path, encoder: Encoder | None = None, cut: Cutting | None = None
+    ) -> "SpeechIndex":
         """Open an index.
 
         Args:
-            folder: of the index.
+            uri: of the index.
             encoder: its model; loaded from where the index says, when needed, if None.
+            cut: refuse an index of other settings; any are taken if None.
 
         Raises:
             FileNotFoundError: there is no index.
-            IndexMismatchError: it was built by another model.
+            IndexMismatchError: it was built by another model, or with other settings.
         """
-        return cls(Path(folder), IndexMetadata.read(Path(folder)), encoder)
+        table, metadata = open_table(str(uri))
+        metadata.check_cut(cut)
+        return cls(str(uri), table, metadata, encoder)
 
     @property
     def encoder(self) -> Encoder:
@@ -126,7 +126,7 @@ class SpeechIndex:
                         finished, last_commit = [], time.monotonic()
             finally:  # also when interrupted: what is finished is kept
                 self._commit(finished, report)
-        self._compact()
+        self._maintain()
         return report
 
     def delete(self, paths: Iterable[str | Path]) -> int:
@@ -148,37 +148,100 @@ class SpeechIndex:
             found = {other for other in known if other == source or other.startswith(f"{source}/")}
             if not found:
                 raise FileNotFoundError(
-                    f"{path} is not among the {len(known)} recordings of {self.folder}; check the spelling"
+                    f"{path} is not among the {len(known)} recordings of {self.uri}; check the spelling"
                 )
             doomed |= found
         if doomed:
             self._table.delete(_of_sources(doomed))
         return len(doomed)
 
-    def search(self, question: str, k: int = 5, file: str | None = None) -> list[Hit]:
+    def prune(self, paths: Iterable[str | Path]) -> list[str]:
+        """Take out recordings under the given folders whose files have vanished.
+
+        Args:
+            paths: folders (or files); a folder that is not there is refused, so that an unmounted disk empties nothing.
+
+        Returns:
+            The sources that were taken out.
+
+        Raises:
+            FileNotFoundError: a path's own folder does not exist.
+        """
+        gone: list[str] = []
+        known = self.sources()
+        for path in paths:
+            root = Path(absolute(path))
+            if not (root if root.suffix == "" or root.is_dir() else root.parent).is_dir():
+                raise FileNotFoundError(
+                    f"{path} does not exist but pruning needs the folder; mount it, or use delete"
+                )
+            gone += [
+                source
+                for source in known
+                if (source == str(root) or source.startswith(f"{root}/")) and not Path(source).exists()
+            ]
+        if gone:
+            self._table.delete(_of_sources(gone))
+        return sorted(set(gone))
+
+    def search(
+        self,
+        question: str | np.ndarray,
+        k: int = 5,
+        file: str | None = None,
+        mode: str = "hybrid",
+        after: date | None = None,
+        before: date | None = None,
+    ) -> list[Hit]:
         """Find the moments that answer a question.
 
         Args:
-            question: in words.
+            question: in words; or spoken, a waveform (S,) at the rate of the index.
             k: number of hits.
             file: glob; only recordings whose path it matches.
+            mode: "hybrid", "dense" or "text", see `search_table`.
+            after: only recordings last changed on this day or later.
+            before: only recordings last changed before this day.
 
         Returns:
             At most `k` hits, best first.
 
         Raises:
-            ValueError: the index is empty, the question is empty, or no recording matches `file`.
+            ValueError: the index is empty, the question is empty, or no recording passes the filters.
         """
         if not len(self):
             raise ValueError(
-                f"{self.folder} holds {len(self.sources())} recordings and 0 passages of speech; "
-                f"add recordings with `clsr index PATH --index {self.folder}`"
+                f"{self.uri} holds {len(self.sources())} recordings and 0 passages of speech; "
+                f"add recordings with `clsr index PATH --index {self.uri}`"
             )
-        return search_table(self._table, self.encoder, question, k, file)
+        condition = row_condition(file, after, before)
+        if condition and not self._table.count_rows(condition):
+            filters = {"file": file, "after": after, "before": before}
+            named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
+            raise ValueError(
+                f"{named} matches no recording of the index; `*` in file stands for any characters"
+            )
+        return search_table(self._table, self.encoder, self._query(question), k, mode, condition)
 
-    def _compact(self) -> None:
-        """Join the small files that commits leave. If another process writes meanwhile, that can wait."""
+    def _query(self, question: str | np.ndarray) -> Query:
+        if isinstance(question, str):
+            return Query(question, self.encoder.encode_texts([question or " "])[0])
+        ((transcript, vector),) = self.encoder.encode_passages([question])
+        if not transcript.text.strip():
+            raise ValueError(
+                f"in the spoken question of {len(question) / self.metadata.sampling_rate:.1f} s no words were heard; "
+                "speak louder, or write it"
+            )
+        return Query(transcript.text, vector)
+
+    def _maintain(self) -> None:
+        """Join the small files that commits leave, and bring the indices up to date.
+
+        If another process writes meanwhile, that can wait: rows that no index has yet are searched one by one.
+        """
         try:
+            if "transcript_idx" not in {index.name for index in self._table.list_indices()}:
+                self._table.create_index("transcript", config=FTS(stem=True, remove_stop_words=False))
             self._table.optimize()
         except RuntimeError as error:
             if "commit conflict" not in str(error):

@@ -8,13 +8,14 @@ import itertools
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..data.audio import audio_duration
-from ..data.passages import CutSettings, Passage, stream_passages
+from ..data.passages import Cutting, Passage, stream_passages
 from ..data.sampler import length_batches
 from ..data.speech_detector import SpeechDetector
 from .encoder import Encoder
@@ -51,6 +52,7 @@ class Recording:
         path: as it was given.
         source: absolute path, its name in the table.
         fingerprint: see `source_fingerprint`.
+        recorded: when the file was last changed.
         duration_s: by its header, in seconds.
         read_s: up to where its passages have been read, in seconds.
         waiting: passages read but not encoded.
@@ -61,6 +63,7 @@ class Recording:
     path: Path
     source: str
     fingerprint: str
+    recorded: datetime
     duration_s: float
     read_s: float = 0.0
     waiting: int = 0
@@ -74,6 +77,7 @@ class Recording:
             "source": self.source,
             "path": str(self.path),
             "fingerprint": self.fingerprint,
+            "recorded": self.recorded,
             "start_s": round(start_s, 3),
             "end_s": round(end_s, 3),
             "transcript": "",
@@ -109,14 +113,15 @@ def changed_recordings(paths: Iterable[Path], known: dict[str, str], report: Add
             if known.get(source) == fingerprint:
                 report.skipped += 1
             elif source not in changed:
-                changed[source] = Recording(path, source, fingerprint, audio_duration(path))
+                recorded = datetime.fromtimestamp(path.stat().st_mtime, UTC)
+                changed[source] = Recording(path, source, fingerprint, recorded, audio_duration(path))
         except READ_ERRORS as error:
             report.failed.append((str(path), str(error)))
     return list(changed.values())
 
 
 def encode_recordings(
-    recordings: list[Recording], encoder: Encoder, cut: CutSettings, batch_size: int, report: AddReport
+    recordings: list[Recording], encoder: Encoder, cut: Cutting, batch_size: int, report: AddReport
 ) -> Iterator[tuple[float, list[Recording]]]:
     """Fill the rows of recordings.
 
@@ -141,7 +146,7 @@ def encode_recordings(
 
 
 def _read(
-    recordings: list[Recording], cut: CutSettings, open_recordings: list[Recording], report: AddReport
+    recordings: list[Recording], cut: Cutting, open_recordings: list[Recording], report: AddReport
 ) -> Iterator[_Clip]:
     """Read recordings one after the other; those begun are put into `open_recordings`."""
     detector = SpeechDetector()

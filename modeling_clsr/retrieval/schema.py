@@ -1,7 +1,8 @@
 """The one LanceDB row, and what an index remembers about itself.
 
 A row is a passage. A recording without speech has one row without a vector, which no search returns, so
-that it is known and skipped the next time.
+that it is known and skipped the next time. What the index was built with stands in the table itself, so that an index
+is a table and nothing else: in a folder, or in an object store.
 """
 
 import dataclasses
@@ -20,10 +21,12 @@ except ImportError as error:
         'install the "search" extra of this package'
     ) from error
 
-from ..data.passages import CutSettings
+from ..data.passages import CutSettings, Cutting, FixedWindows
 
-METADATA_FILE = "clsr_index.json"
-FORMAT_VERSION = 1
+METADATA_KEY = b"clsr_index"
+FORMAT_VERSION = 2
+FIRST_FORMAT_FILE = "clsr_index.json"  # beside the table of an index in format 1
+CUTS: dict[str, type[CutSettings | FixedWindows]] = {"pauses": CutSettings, "fixed": FixedWindows}
 TABLE = "passages"
 PRIMARY_KEY = {"lance-schema:unenforced-primary-key": "true"}
 EDGE_BYTES = 1 << 16  # of each end of a recording, in its fingerprint
@@ -55,6 +58,7 @@ def row_schema(embed_dim: int) -> pa.Schema:
             ("source", pa.string()),  # absolute path
             ("path", pa.string()),  # the path as it was given, for people
             ("fingerprint", pa.string()),  # of the recording
+            ("recorded", pa.timestamp("us", "UTC")),  # when the file was last changed
             ("start_s", pa.float64()),
             ("end_s", pa.float64()),
             ("transcript", pa.string()),
@@ -63,18 +67,6 @@ def row_schema(embed_dim: int) -> pa.Schema:
             ("vector", pa.list_(pa.float32(), embed_dim)),
         ]
     )
-
-
-def open_table(folder: Path, embed_dim: int) -> lancedb.table.Table:
-    """Open the table of an index, or make it.
-
-    Args:
-        folder: of the index.
-        embed_dim: of the vectors.
-    """
-    # Always the latest version: from an old one, a second `add` would write again what another handle has written.
-    database = lancedb.connect(str(folder), read_consistency_interval=timedelta(0))
-    return database.create_table(TABLE, schema=row_schema(embed_dim), exist_ok=True)
 
 
 @dataclass(frozen=True)
@@ -87,43 +79,46 @@ class IndexMetadata:
         embed_dim: of the vectors.
         sampling_rate: of the waveforms that were embedded, in Hz.
         cut: how recordings are cut.
-        format_version: of this file and of the rows.
+        format_version: of this record and of the rows.
     """
 
     model: str
     model_fingerprint: str
     embed_dim: int
     sampling_rate: int
-    cut: CutSettings
+    cut: Cutting
     format_version: int = FORMAT_VERSION
 
-    def write(self, folder: Path) -> None:
-        """Write `clsr_index.json`, whole or not at all."""
-        unfinished = folder / f"{METADATA_FILE}.tmp"
-        unfinished.write_text(json.dumps(dataclasses.asdict(self), indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(folder / METADATA_FILE)
+    def encode(self) -> bytes:
+        """Write as JSON."""
+        kind = next(name for name, cls in CUTS.items() if isinstance(self.cut, cls))
+        fields = dataclasses.asdict(self)
+        return json.dumps(fields | {"cut": {"kind": kind} | fields["cut"]}).encode()
 
     @classmethod
-    def read(cls, folder: Path) -> "IndexMetadata":
-        """Read `clsr_index.json`.
+    def decode(cls, text: bytes, name: str) -> "IndexMetadata":
+        """Read what `encode` wrote.
 
         Raises:
-            FileNotFoundError: the folder holds no index.
             IndexMismatchError: it has another format version.
         """
-        file = folder / METADATA_FILE
-        if not file.is_file():
-            state = "holds no index" if folder.is_dir() else "does not exist"
-            raise FileNotFoundError(
-                f"{folder} {state}; check the spelling, or make one with `clsr index PATH --index {folder}`"
-            )
-        fields = json.loads(file.read_text(encoding="utf-8"))
+        fields = json.loads(text)
         if fields.get("format_version") != FORMAT_VERSION:
+            raise _other_format(name, fields.get("format_version"))
+        cut = dict(fields["cut"])
+        return cls(**fields | {"cut": CUTS[cut.pop("kind")](**cut)})
+
+    def check_cut(self, cut: Cutting | None) -> None:
+        """Refuse other settings than those of the index.
+
+        Raises:
+            IndexMismatchError: they differ.
+        """
+        if cut is not None and cut != self.cut:
             raise IndexMismatchError(
-                f"{folder} has index format {fields.get('format_version')} but this version reads "
-                f"{FORMAT_VERSION}; build it again with `clsr index` in a new folder"
+                f"the index is cut by {describe(self.cut)} but {describe(cut)} is asked for; "
+                "leave the settings out, or use a new folder"
             )
-        return cls(**fields | {"cut": CutSettings(**fields["cut"])})
 
     def check_model(self, model: str, fingerprint: str) -> None:
         """Refuse another model than the one that built the index.
@@ -136,6 +131,86 @@ class IndexMetadata:
                 f"the index was built by {self.model}@{self.model_fingerprint[:8]} but the model is "
                 f"{model}@{fingerprint[:8]}; use the first, or re-run `clsr index` with a new folder"
             )
+
+
+def create_table(uri: str, metadata: IndexMetadata) -> lancedb.table.Table:
+    """Make the table of a new index.
+
+    Args:
+        uri: folder, or address in an object store ("s3://bucket/talks.clsr").
+        metadata: what it is built with.
+
+    Raises:
+        FileExistsError: there is an index already, or the folder holds something else.
+    """
+    folder = Path(uri)
+    others = [] if "://" in uri or not folder.is_dir() else sorted(entry.name for entry in folder.iterdir())
+    if others:
+        raise FileExistsError(
+            f"{uri} holds {len(others)} files already ({others[0]}, …) but a new index needs its own folder; "
+            "name a new one"
+        )
+    schema = row_schema(metadata.embed_dim).with_metadata({METADATA_KEY: metadata.encode()})
+    try:
+        return connect(uri).create_table(TABLE, schema=schema)
+    except ValueError as error:
+        if "already exists" not in str(error):
+            raise
+        raise FileExistsError(f"{uri} holds an index already; open it, or name a new one") from error
+
+
+def open_table(uri: str) -> tuple[lancedb.table.Table, IndexMetadata]:
+    """Open the table of an index.
+
+    Args:
+        uri: as in `create_table`.
+
+    Raises:
+        FileNotFoundError: there is no index.
+        IndexMismatchError: it has another format version.
+    """
+    folder = None if "://" in uri else Path(uri)
+    if folder is not None and (folder / FIRST_FORMAT_FILE).is_file():
+        raise _other_format(uri, 1)
+    if folder is not None and not folder.is_dir():  # connecting would make it
+        raise _no_index(uri, "does not exist")
+    try:
+        table = connect(uri).open_table(TABLE)
+    except (ValueError, FileNotFoundError) as error:
+        raise _no_index(uri, "holds no index") from error
+    found = (table.schema.metadata or {}).get(METADATA_KEY)
+    if found is None:
+        raise _no_index(uri, "holds a table of something else")
+    return table, IndexMetadata.decode(found, uri)
+
+
+def connect(uri: str) -> lancedb.DBConnection:
+    """Connect to the database of an index."""
+    # Always the latest version: from an old one, a second `add` would write again what another handle has written.
+    return lancedb.connect(uri, read_consistency_interval=timedelta(0))
+
+
+def describe(cut: Cutting) -> str:
+    """Write settings for people.
+
+    >>> describe(FixedWindows(20.0, 5.0))
+    'fixed (max_s 20, overlap_s 5)'
+    """
+    kind = next(name for name, cls in CUTS.items() if isinstance(cut, cls))
+    return f"{kind} ({', '.join(f'{name} {value:g}' for name, value in dataclasses.asdict(cut).items())})"
+
+
+def _no_index(uri: str, state: str) -> FileNotFoundError:
+    return FileNotFoundError(
+        f"{uri} {state}; check the spelling, or make one with `clsr index PATH --index {uri}`"
+    )
+
+
+def _other_format(uri: str, version: object) -> IndexMismatchError:
+    return IndexMismatchError(
+        f"{uri} has index format {version} but this version reads {FORMAT_VERSION}; "
+        "build it again with `clsr index` in a new folder"
+    )
 
 
 def source_fingerprint(path: Path) -> str:

@@ -1,49 +1,24 @@
-"""Search: a question to hits, and in each hit the moment, the words that answer best.
+"""Search: a question to hits.
 
-Enters: a table, an encoder, a question. Leaves: `Hit` dataclasses, best first. The moment is found from
-stored words and times by embedding sentences of the transcript; the audio is not read again.
+Enters: a table, an encoder, a question. Leaves: `Hit`s, best first, each with its moment. Passages are ranked by their
+vectors ("dense"), by the words that were heard ("text"), or by both ("hybrid").
 """
 
-import itertools
-from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime
+from typing import Any
 
 import numpy as np
+from lancedb.query import MatchQuery
 
 from ..transcript_clsr import Word
+from .moments import Moment, character_spans, find_moments
 from .schema import quoted
 
-SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
-CLAUSE_ENDS = (",", ";", ":", "，", "；", "：")
-CLOSING_MARKS = "\"'”’)]»"
-TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", "no."})  # they end no sentence
-SENTENCE_PAUSE_S = 0.8  # a pause of this length ends a sentence, too
-MIN_SENTENCE_WORDS = 3  # a shorter one goes with what follows
-MAX_SENTENCE_WORDS = 25  # a longer one is cut at a comma, a pause, or in the middle
-BREVITY_MARGIN = 0.02  # cosine by which two sentences must beat one
+MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
-
-
-@dataclass(frozen=True)
-class Moment:
-    """The words of a hit that answer best.
-
-    Attributes:
-        text: as in the transcript.
-        start_s: of its first word, in seconds from the start of the recording.
-        end_s: of its last word.
-        score: cosine with the question.
-        start_char: where it begins in the transcript.
-        end_char: where it ends.
-    """
-
-    text: str
-    start_s: float
-    end_s: float
-    score: float
-    start_char: int
-    end_char: int
+FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
 @dataclass(frozen=True)
@@ -53,9 +28,10 @@ class Hit:
     Attributes:
         source: absolute path of the recording.
         path: the path as it was given to the index.
+        recorded: when the file was last changed before it was indexed, UTC.
         start_s: of the passage, in seconds from the start of the recording.
         end_s: of the passage.
-        score: mean of the cosines of the passage and of its moment with the question.
+        score: by which the hits of this search are ordered, see `search_table`.
         transcript: of the passage.
         words: of the transcript, timed from the start of the recording.
         moment: the words that answer best; None if the transcript has no timed words.
@@ -63,6 +39,7 @@ class Hit:
 
     source: str
     path: str
+    recorded: datetime
     start_s: float
     end_s: float
     score: float
@@ -71,58 +48,82 @@ class Hit:
     moment: Moment | None
 
 
-def search_table(table, encoder, question: str, k: int = 5, file: str | None = None) -> list[Hit]:
+@dataclass(frozen=True)
+class Query:
+    """What is asked.
+
+    Attributes:
+        text: the question in words; of a spoken one its transcript.
+        vector: (D,) of the question.
+    """
+
+    text: str
+    vector: np.ndarray
+
+
+def search_table(
+    table: Any,
+    encoder: Any,
+    query: Query,
+    k: int = 5,
+    mode: str = "hybrid",
+    condition: str | None = None,
+) -> list[Hit]:
     """Find the passages that answer a question.
 
-    A long passage holds many subjects, and its vector none of them purely. So the nearest passages are ranked again
-    by the mean of the passage's cosine and its moment's. `benchmarks/indexing.py` shows what it gains.
+    "dense": a long passage holds many subjects, and its vector none of them purely, so the passages nearest by cosine
+    are ranked again by the mean of the passage's cosine and its moment's. "text": BM25 on the words. "hybrid": both
+    lists, fused by the reciprocals of their ranks. Hits of one recording that overlap are merged.
 
     Args:
         table: LanceDB table of `row_schema`.
         encoder: with `encode_texts`.
-        question: in words.
+        query: the question.
         k: number of hits.
-        file: glob; only recordings whose path it matches ("lecture*.ogg", "/talks/2024/*").
+        mode: one of `MODES`.
+        condition: filter of LanceDB on the rows, see `row_condition`.
 
     Returns:
-        At most `k` hits, best first.
+        At most `k` hits, best first. Their score is a mean of cosines, a BM25 score, or a sum of reciprocal ranks.
 
     Raises:
-        ValueError: the question is empty, `k` below 1, or no recording matches `file`.
+        ValueError: the question is empty, `k` below 1, the mode unknown, or no row meets the condition.
     """
-    if not question.strip():
-        raise ValueError(f"the question is {question!r} but at least one word is needed; ask something")
+    if not query.text.strip():
+        raise ValueError(f"the question is {query.text!r} but at least one word is needed; ask something")
     if k < 1:
         raise ValueError(f"k is {k} but at least 1 hit must be asked for; raise it")
-    condition = None if file is None else glob_condition(file)
-    if condition and not table.count_rows(condition):
-        raise ValueError(f"{file!r} matches no recording of the index; `*` stands for any characters")
-    vector = encoder.encode_texts([question])[0]
-    query = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(max(k, POOL))
-    if condition:
-        query = query.where(condition, prefilter=True)
-    rows = query.to_list()
-    word_lists = [[Word(**word) for word in row["words"]] for row in rows]
-    moments = find_moments(encoder, vector, [row["transcript"] for row in rows], word_lists)
-    hits = [
-        Hit(
-            source=row["source"],
-            path=row["path"],
-            start_s=row["start_s"],
-            end_s=row["end_s"],
-            score=joint_score(1.0 - row["_distance"], moment),
-            transcript=row["transcript"],
-            words=words,
-            moment=moment,
-        )
-        for row, words, moment in zip(rows, word_lists, moments, strict=True)
-    ]
-    return sorted(hits, key=lambda hit: -hit.score)[:k]
+    if mode not in MODES:
+        raise ValueError(f"mode is {mode!r} but must be one of {', '.join(MODES)}; choose one")
+    count = max(2 * k, POOL)  # some are merged
+    lists = []
+    if mode != "text":
+        lists.append(_nearest(table, encoder, query, count, condition))
+    if mode != "dense":
+        lists.append(_worded(table, encoder, query, count, condition))
+    ranked = lists[0] if len(lists) == 1 else fuse(*lists)
+    return merge_overlapping(ranked)[:k]
 
 
-def joint_score(passage: float, moment: Moment | None) -> float:
-    """Return the score of a hit from the cosine of its passage and its moment."""
-    return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment.score
+def row_condition(
+    file: str | None = None, after: date | None = None, before: date | None = None
+) -> str | None:
+    """Write a filter on the rows.
+
+    Args:
+        file: glob; recordings whose path it matches ("lecture*.ogg", "/talks/2024/*").
+        after: recordings last changed on this day (UTC) or later.
+        before: recordings last changed before this day.
+
+    Returns:
+        The filter; None if everything passes.
+    """
+    parts = [] if file is None else [glob_condition(file)]
+    for sign, day in ((">=", after), ("<", before)):
+        if day is not None:
+            midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
+            parts.append(f"recorded {sign} timestamp '{midnight:%Y-%m-%d %H:%M:%S}'")
+    return " AND ".join(parts) or None
 
 
 def glob_condition(pattern: str) -> str:
@@ -132,93 +133,108 @@ def glob_condition(pattern: str) -> str:
     return f"source LIKE {quoted(like if pattern.startswith('/') else '%/' + like)}"
 
 
-def find_moments(
-    encoder, vector: np.ndarray, transcripts: list[str], word_lists: list[list[Word]]
-) -> list[Moment | None]:
-    """Find in each transcript the sentence, or two, nearest to the question.
+def joint_score(passage: float, moment: Moment | None) -> float:
+    """Return the score of a passage from its cosine and its moment's."""
+    return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment.score
+
+
+def fuse(*lists: list[Hit]) -> list[Hit]:
+    """Join ranked lists by the sum of the reciprocals of their ranks; the first list that has a hit gives it.
+
+    Source: Cormack, Clarke and Büttcher 2009, with their constant of 60.
+    """
+    scores: dict[tuple[str, float], float] = {}
+    hits: dict[tuple[str, float], Hit] = {}
+    for ranked in lists:
+        for rank, hit in enumerate(ranked, start=1):
+            key = (hit.source, hit.start_s)
+            scores[key] = scores.get(key, 0.0) + 1 / (FUSION_RANK + rank)
+            hits.setdefault(key, hit)
+    return sorted((replace(hit, score=scores[key]) for key, hit in hits.items()), key=lambda hit: -hit.score)
+
+
+def merge_overlapping(hits: list[Hit]) -> list[Hit]:
+    """Join hits of one recording that overlap, as those of overlapping windows do.
+
+    The better hit keeps its moment and its words; the other adds the words outside the better one's time.
 
     Args:
-        encoder: with `encode_texts`.
-        vector: (D,) of the question.
-        transcripts: of the hits.
-        word_lists: of the hits, in the order of the transcript.
-
-    Returns:
-        One moment for each hit, None where it has no words.
+        hits: best first.
     """
-    candidates = []  # (hit, first word, end word, characters, number of sentences)
-    for number, (transcript, words) in enumerate(zip(transcripts, word_lists, strict=True)):
-        spans = _character_spans(transcript, words)
-        for first, end, count in _windows(words):
-            candidates.append((number, first, end, (spans[first][0], spans[end - 1][1]), count))
-    moments: list[Moment | None] = [None] * len(transcripts)
-    if not candidates:
-        return moments
-    texts = [transcripts[number][slice(*span)] for number, _, _, span, _ in candidates]
-    scores = (encoder.encode_texts(texts, truncation=True) @ vector).tolist()
-    best = [-np.inf] * len(transcripts)
-    for (number, first, end, span, count), text, score in zip(candidates, texts, scores, strict=True):
-        preference = score - BREVITY_MARGIN * (count - 1)
-        if preference > best[number]:
-            best[number] = preference
-            words = word_lists[number]
-            moments[number] = Moment(text, words[first].start, words[end - 1].end, score, *span)
-    return moments
+    merged: list[Hit] = []
+    for hit in hits:
+        for place, better in enumerate(merged):
+            if better.source == hit.source and better.start_s < hit.end_s and hit.start_s < better.end_s:
+                merged[place] = _joined(better, hit)
+                break
+        else:
+            merged.append(hit)
+    return merged
 
 
-def _windows(words: list[Word]) -> Iterator[tuple[int, int, int]]:
-    """Yield (first word, end word, number of sentences) of each sentence and of each two neighbours."""
-    sentences = list(split_sentences(words))
-    for first, end in sentences:
-        yield first, end, 1
-    for (first, _), (_, end) in itertools.pairwise(sentences):
-        yield first, end, 2
+def _joined(better: Hit, other: Hit) -> Hit:
+    first, last = (better.words[0].start, better.words[-1].end) if better.words else (better.start_s,) * 2
+    spans = character_spans(other.transcript, other.words)
+    before = [place for place, word in enumerate(other.words) if word.end <= first]
+    after = [place for place, word in enumerate(other.words) if word.start >= last]
+    head = f"{other.transcript[: spans[before[-1]][1]]} " if before else ""
+    tail = f" {other.transcript[spans[after[0]][0] :]}" if after else ""
+    moment = better.moment
+    if moment is not None:
+        moment = replace(
+            moment, start_char=moment.start_char + len(head), end_char=moment.end_char + len(head)
+        )
+    return replace(
+        better,
+        start_s=min(better.start_s, other.start_s),
+        end_s=max(better.end_s, other.end_s),
+        transcript=head + better.transcript + tail,
+        words=[
+            *(other.words[place] for place in before),
+            *better.words,
+            *(other.words[place] for place in after),
+        ],
+        moment=moment,
+    )
 
 
-def split_sentences(words: list[Word]) -> Iterator[tuple[int, int]]:
-    """Cut a transcript into sentences, by punctuation and pauses, and long sentences into parts.
-
-    Yields:
-        (first, end) word indices; they cover all words.
-    """
-    first = 0
-    for end in range(1, len(words) + 1):
-        last = words[end - 1]
-        text = last.text.strip().rstrip(CLOSING_MARKS)
-        initial = len(text) == 2 and text[0].isalpha()  # "J." in a name
-        full_stop = text.endswith(SENTENCE_ENDS) and not initial and text.lower() not in TITLES
-        pause = end < len(words) and words[end].start - last.end >= SENTENCE_PAUSE_S
-        if end == len(words) or ((full_stop or pause) and end - first >= MIN_SENTENCE_WORDS):
-            yield from _split_long(words, first, end)
-            first = end
+def _nearest(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
+    """Return the passages nearest by their vectors, ranked again with their moments."""
+    found = table.search(query.vector, vector_column_name="vector").distance_type("cosine").limit(count)
+    rows = (found.where(condition, prefilter=True) if condition else found).to_list()
+    hits = _hits(rows, encoder, query)
+    scored = [
+        replace(hit, score=joint_score(1.0 - row["_distance"], hit.moment))
+        for hit, row in zip(hits, rows, strict=True)
+    ]
+    return sorted(scored, key=lambda hit: -hit.score)
 
 
-def _split_long(words: list[Word], first: int, end: int) -> Iterator[tuple[int, int]]:
-    """Halve a sentence until its parts are short, at a comma or else the longest pause of its middle half."""
-    if end - first <= MAX_SENTENCE_WORDS:
-        yield first, end
-        return
-    middle = (first + end) / 2
-    quarter = (end - first) // 4
-
-    def preference(cut: int) -> tuple[bool, float, float]:
-        comma = words[cut - 1].text.strip().endswith(CLAUSE_ENDS)
-        pause = 0.0 if comma else words[cut].start - words[cut - 1].end
-        return comma, pause, -abs(cut - middle)
-
-    cut = max(range(first + quarter, end - quarter), key=preference)
-    yield from _split_long(words, first, cut)
-    yield from _split_long(words, cut, end)
+def _worded(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
+    """Return the passages that say the question's words, by BM25."""
+    words: Any = MatchQuery(query.text, "transcript")  # type: ignore[call-arg] # pydantic's defaults
+    found = table.search(words, query_type="fts").limit(count)
+    rows = (found.where(condition, prefilter=True) if condition else found).to_list()
+    return [
+        replace(hit, score=float(row["_score"]))
+        for hit, row in zip(_hits(rows, encoder, query), rows, strict=True)
+    ]
 
 
-def _character_spans(transcript: str, words: list[Word]) -> list[tuple[int, int]]:
-    """Find each word's characters in the transcript, in order."""
-    spans = []
-    at = 0
-    for word in words:
-        text = word.text.strip()
-        found = transcript.find(text, at)
-        start = at if found < 0 else found
-        at = min(start + len(text), len(transcript))
-        spans.append((start, at))
-    return spans
+def _hits(rows: list[dict], encoder: Any, query: Query) -> list[Hit]:
+    word_lists = [[Word(**word) for word in row["words"]] for row in rows]
+    moments = find_moments(encoder, query.vector, [row["transcript"] for row in rows], word_lists)
+    return [
+        Hit(
+            source=row["source"],
+            path=row["path"],
+            recorded=row["recorded"],
+            start_s=row["start_s"],
+            end_s=row["end_s"],
+            score=0.0,
+            transcript=row["transcript"],
+            words=words,
+            moment=moment,
+        )
+        for row, words, moment in zip(rows, word_lists, moments, strict=True)
+    ]

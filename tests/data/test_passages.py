@@ -9,7 +9,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from modeling_clsr.data.audio import load_audio
-from modeling_clsr.data.passages import CutSettings, _Cutter, cut_passages, speech_segments, stream_passages
+from modeling_clsr.data.passages import (
+    CutSettings,
+    FixedWindows,
+    _Cutter,
+    cut_passages,
+    speech_segments,
+    stream_passages,
+)
 from modeling_clsr.data.speech_detector import FRAME_S, FRAME_SAMPLES, SpeechDetector
 
 RATE = 16000
@@ -141,3 +148,25 @@ def test_other_rate_is_refused_with_both_rates():
 def test_settings_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match=r"max_s is 1, max_pause_s 1\.5 and pad_s 0\.15 but"):
         CutSettings(max_s=1.0)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "starts"), [(1.0, [0.0]), (5.0, [0.0]), (5.5, [0.0, 4.0]), (9.2, [0.0, 4.0, 8.0])]
+)
+def test_fixed_windows_have_one_length_and_share_their_overlap(tmp_path, seconds, starts):
+    samples = np.linspace(-0.9, 0.9, round(seconds * RATE), dtype=np.float32)
+    soundfile.write(tmp_path / "a.wav", samples, RATE, subtype="FLOAT")
+    found = list(stream_passages(tmp_path / "a.wav", FixedWindows(max_s=5.0, overlap_s=1.0)))
+    assert [passage.start_s for passage, _ in found] == starts
+    for passage, waveform in found:
+        np.testing.assert_array_equal(
+            waveform, samples[round(passage.start_s * RATE) : round(passage.end_s * RATE)]
+        )
+    assert found[-1][0].end_s == pytest.approx(seconds) and all(
+        passage.end_s - passage.start_s == 5.0 for passage, _ in found[:-1]
+    )
+
+
+def test_windows_that_share_more_than_half_are_refused():
+    with pytest.raises(ValueError, match="max_s is 5 and overlap_s 3 but"):
+        FixedWindows(5.0, 3.0)

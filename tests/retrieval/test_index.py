@@ -1,5 +1,6 @@
 """Real tables, real pauses; the encoder knows its clips by heart, so that words and times are exact."""
 
+import itertools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 import soundfile
 
+from modeling_clsr.data.passages import FixedWindows
 from modeling_clsr.retrieval import IndexMismatchError, SpeechIndex
 
 from .conftest import write_recording
@@ -199,9 +201,37 @@ def test_new_index_needs_a_folder_of_its_own(tmp_path, index, talks, encoder):
         SpeechIndex.create(tmp_path / "index", encoder)
 
 
-def test_folder_left_by_an_interrupted_create_is_taken(tmp_path, index, encoder):
-    (tmp_path / "index" / "clsr_index.json").unlink()
-    assert len(SpeechIndex.create(tmp_path / "index", encoder)) == 0
+def test_index_of_other_settings_is_refused(tmp_path, index, encoder):
+    with pytest.raises(IndexMismatchError, match=r"cut by pauses .* but fixed \(max_s 20, overlap_s 5\)"):
+        SpeechIndex.open(tmp_path / "index", encoder, FixedWindows(20.0, 5.0))
+    with pytest.raises(ValueError, match="max_s is 40 s but known-clips takes 29 s"):
+        SpeechIndex.create(tmp_path / "forty", encoder, FixedWindows(40.0, 5.0))
+
+
+def test_windows_overlap_and_hits_that_overlap_are_merged(tmp_path, encoder, talks):
+    index = SpeechIndex.create(tmp_path / "windows", encoder, FixedWindows(20.0, 10.0))
+    index.add([tmp_path / "talks" / "a.wav"])
+    stored = sorted(rows(index), key=lambda row: row["start_s"])
+    assert all(a["end_s"] - b["start_s"] == pytest.approx(10.0) for a, b in itertools.pairwise(stored))
+    hits = index.search(next(iter(talks["a.wav"])), k=50, mode="dense")
+    spans = sorted((hit.start_s, hit.end_s) for hit in hits)
+    assert len(hits) < len(stored) and all(a[1] <= b[0] for a, b in itertools.pairwise(spans))
+    for hit in hits:
+        times = [word.start for word in hit.words]
+        assert times == sorted(times)
+        assert hit.moment.text == hit.transcript[hit.moment.start_char : hit.moment.end_char]
+
+
+def test_vanished_recordings_are_pruned_but_never_those_of_a_missing_folder(tmp_path, index, talks):
+    index.add([tmp_path / "talks"])
+    (tmp_path / "talks" / "a.wav").unlink()
+    assert index.prune([tmp_path / "elsewhere.wav"]) == []
+    assert index.prune([tmp_path / "talks"]) == [str(tmp_path / "talks" / "a.wav")]
+    assert {Path(source).name for source in index.sources()} == {"b.flac", "it's 100%_c.wav"}
+    (tmp_path / "talks").rename(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError, match="talks does not exist but pruning needs the folder"):
+        index.prune([tmp_path / "talks"])
+    assert len(index.sources()) == 2
 
 
 def test_empty_index_says_what_to_do(tmp_path, index):

@@ -1,14 +1,18 @@
-import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
+import lancedb
 import pytest
 
-from modeling_clsr.data.passages import CutSettings
+from modeling_clsr.data.passages import CutSettings, FixedWindows
 from modeling_clsr.retrieval.schema import (
-    METADATA_FILE,
+    FIRST_FORMAT_FILE,
+    TABLE,
     IndexMetadata,
     IndexMismatchError,
+    create_table,
+    open_table,
     quoted,
     row_id,
     row_schema,
@@ -18,10 +22,12 @@ from modeling_clsr.retrieval.schema import (
 METADATA = IndexMetadata("small", "3f2a" * 8, 384, 16000, CutSettings(max_s=20.0))
 
 
-def test_metadata_read_is_metadata_written(tmp_path: Path):
-    METADATA.write(tmp_path)
-    assert IndexMetadata.read(tmp_path) == METADATA
-    assert [file.name for file in tmp_path.iterdir()] == [METADATA_FILE]
+@pytest.mark.parametrize("cut", [CutSettings(max_s=20.0), FixedWindows(20.0, 5.0)])
+def test_metadata_read_is_metadata_written_and_stands_in_the_table(tmp_path: Path, cut):
+    metadata = replace(METADATA, cut=cut)
+    create_table(str(tmp_path / "index"), metadata)
+    assert open_table(str(tmp_path / "index"))[1] == metadata
+    assert [file.name for file in (tmp_path / "index").iterdir()] == [f"{TABLE}.lance"]
 
 
 def test_other_model_is_refused_with_both_names():
@@ -30,12 +36,24 @@ def test_other_model_is_refused_with_both_names():
         METADATA.check_model("base", "91c0" * 8)
 
 
+def test_other_settings_are_refused_with_both():
+    METADATA.check_cut(None)
+    METADATA.check_cut(CutSettings(max_s=20.0))
+    with pytest.raises(
+        IndexMismatchError,
+        match=r"cut by pauses \(max_s 20, .*\) but fixed \(max_s 20, overlap_s 5\) is asked for; leave",
+    ):
+        METADATA.check_cut(FixedWindows(20.0, 5.0))
+
+
 def test_other_format_is_refused_with_both_versions(tmp_path: Path):
-    METADATA.write(tmp_path)
-    fields = json.loads((tmp_path / METADATA_FILE).read_text())
-    (tmp_path / METADATA_FILE).write_text(json.dumps(fields | {"format_version": 99, "unheard_of": 1}))
-    with pytest.raises(IndexMismatchError, match=r"index format 99 but this version reads 1; build it again"):
-        IndexMetadata.read(tmp_path)
+    create_table(str(tmp_path / "index"), replace(METADATA, format_version=99))
+    with pytest.raises(IndexMismatchError, match=r"index format 99 but this version reads 2; build it again"):
+        open_table(str(tmp_path / "index"))
+    (tmp_path / "first").mkdir()
+    (tmp_path / "first" / FIRST_FORMAT_FILE).write_text("{}")
+    with pytest.raises(IndexMismatchError, match=r"first has index format 1 but this version reads 2"):
+        open_table(str(tmp_path / "first"))
 
 
 @pytest.mark.parametrize(("name", "state"), [("", "holds no index"), ("typo", "does not exist")])
@@ -43,7 +61,14 @@ def test_missing_index_says_how_to_make_one(tmp_path: Path, name: str, state: st
     with pytest.raises(
         FileNotFoundError, match=rf"{state}; check the spelling, or make one with `clsr index"
     ):
-        IndexMetadata.read(tmp_path / name)
+        open_table(str(tmp_path / name))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_table_of_something_else_is_no_index(tmp_path: Path):
+    lancedb.connect(str(tmp_path)).create_table(TABLE, [{"a": 1}])
+    with pytest.raises(FileNotFoundError, match="holds a table of something else"):
+        open_table(str(tmp_path))
 
 
 def test_fingerprint_changes_with_content_size_and_time(tmp_path: Path):

@@ -1,92 +1,18 @@
+"""Search: by vectors, by words, by both; filters, spoken questions, merged neighbours."""
+
+from datetime import UTC, date, datetime
+
 import numpy as np
 import pytest
 
 from modeling_clsr import Word
+from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import SpeechIndex
-from modeling_clsr.retrieval.search import find_moments, glob_condition, split_sentences
+from modeling_clsr.retrieval.moments import Moment
+from modeling_clsr.retrieval.search import Hit, fuse, glob_condition, merge_overlapping
 
 from .conftest import write_talks
 from .known_clips import KnownClips, embed
-
-
-def timed(text: str, step: float = 0.4, pauses: dict[int, float] | None = None) -> list[Word]:
-    """Time words evenly; `pauses` are seconds of silence before the words of these indices."""
-    words, at = [], 0.0
-    for number, word in enumerate(text.split()):
-        at += (pauses or {}).get(number, 0.0)
-        words.append(Word(word, at, at + step, 1.0))
-        at += step
-    return words
-
-
-def sentences(words: list[Word]) -> list[str]:
-    return [" ".join(word.text for word in words[first:end]) for first, end in split_sentences(words)]
-
-
-def test_sentences_end_at_punctuation_and_short_ones_go_with_what_follows():
-    text = 'The lamp was lit. Why? Nobody at sea "knows the road." Dr. Ames and J. Hill kept it lit.'
-    assert sentences(timed(text)) == [
-        "The lamp was lit.",
-        'Why? Nobody at sea "knows the road."',
-        "Dr. Ames and J. Hill kept it lit.",
-    ]
-
-
-def test_long_pause_ends_a_sentence():
-    words = timed("one two three four five six", pauses={3: 1.0, 5: 1.0})
-    assert sentences(words) == ["one two three", "four five six"]  # "four five" alone would be too short
-
-
-def test_long_sentence_is_cut_at_a_comma_else_at_a_pause_else_in_the_middle():
-    words = [f"w{number}" for number in range(32)]
-    comma = [*words[:12], "w12,", *words[13:]]
-    assert [len(part.split()) for part in sentences(timed(" ".join(comma)))] == [13, 19]
-    assert [len(part.split()) for part in sentences(timed(" ".join(words), pauses={20: 0.3}))] == [20, 12]
-    assert [len(part.split()) for part in sentences(timed(" ".join(words)))] == [16, 16]
-
-
-@pytest.mark.parametrize("count", [0, 1, 2, 25, 26, 100, 101])
-def test_sentences_cover_all_words(count: int):
-    spans = list(split_sentences(timed(" ".join(["word"] * count))))
-    assert [index for span in spans for index in range(*span)] == list(range(count))
-    assert all(end - first <= 25 for first, end in spans)
-
-
-TRANSCRIPT = (
-    "The harbour was quiet. The lighthouse was built of granite in spring. Nobody came to see it shine."
-)
-
-
-def moment(question: str, transcript: str = TRANSCRIPT):
-    return find_moments(KnownClips({}), embed(question), [transcript], [timed(transcript)])[0]
-
-
-def test_moment_is_the_sentence_that_answers_with_its_words_times():
-    found = moment("When was the lighthouse built of granite?")
-    assert found.text == "The lighthouse was built of granite in spring."
-    assert (found.start_s, found.end_s) == (pytest.approx(4 * 0.4), pytest.approx(12 * 0.4))
-    assert TRANSCRIPT[found.start_char : found.end_char] == found.text
-    assert found.score == pytest.approx(
-        float(embed(found.text) @ embed("When was the lighthouse built of granite?"))
-    )
-
-
-def test_moment_is_two_sentences_when_both_answer():
-    found = moment("quiet harbour, lighthouse of granite built in spring")
-    assert found.text == "The harbour was quiet. The lighthouse was built of granite in spring."
-
-
-def test_hit_without_words_has_no_moment():
-    vector = embed("when?")
-    moments = find_moments(KnownClips({}), vector, ["", TRANSCRIPT], [[], timed(TRANSCRIPT)])
-    assert moments[0] is None and moments[1] is not None
-    assert find_moments(KnownClips({}), vector, [""], [[]]) == [None]
-
-
-def test_words_that_differ_from_the_transcript_still_give_a_moment():
-    words = timed("the light house WAS built")
-    found = find_moments(KnownClips({}), embed("light"), ["The lighthouse was built"], [words])[0]
-    assert 0 <= found.start_char <= found.end_char <= len("The lighthouse was built")
 
 
 @pytest.fixture(scope="module")
@@ -100,13 +26,13 @@ def index(tmp_path_factory, clips) -> SpeechIndex:
 
 def test_score_is_the_mean_of_both_cosines_and_hits_come_best_first(index):
     question = "Printing, in the only sense"
-    hits = index.search(question, k=50)
+    hits = index.search(question, k=50, mode="dense")
     assert len(hits) == len(index)
     for hit in hits:
         passage = float(embed(hit.transcript) @ embed(question))
         assert hit.score == pytest.approx((passage + hit.moment.score) / 2, abs=1e-5)
     assert [hit.score for hit in hits] == sorted((hit.score for hit in hits), reverse=True)
-    assert index.search(question, k=1) == hits[:1]
+    assert index.search(question, k=1, mode="dense") == hits[:1]
 
 
 @pytest.mark.parametrize(
@@ -124,9 +50,7 @@ def test_only_files_that_match_are_searched(index, pattern, names):
 
 @pytest.mark.parametrize("pattern", ["it's 1000_c.wav", "alks/a.wav", "A.WAV", "/a.wav", "[ab].wav"])
 def test_pattern_without_a_match_is_an_error(index, pattern):
-    with pytest.raises(
-        ValueError, match=r"matches no recording of the index; `\*` stands for any characters"
-    ):
+    with pytest.raises(ValueError, match=r"matches no recording of the index; `\*` in file stands for any"):
         index.search("printing", file=pattern)
 
 
@@ -143,3 +67,99 @@ def test_empty_question_and_no_hits_are_refused(index, question, k, message):
 def test_zero_and_missing_vectors_are_never_returned(index):
     """What the table does with rows that have no vector is the database's word; hold it to it."""
     assert all(np.isfinite(hit.score) for hit in index.search("printing", k=100))
+
+
+def test_words_find_what_says_them_and_the_fused_list_has_both(index, talks_texts):
+    rare = max((word for text in talks_texts for word in text.split()), key=len).strip(".,;")
+    worded = index.search(f"what about {rare}?", k=50, mode="text")
+    assert worded and all(rare.lower() in hit.transcript.lower() for hit in worded[:1])
+    assert [hit.score for hit in worded] == sorted((hit.score for hit in worded), reverse=True)
+    both = index.search(f"what about {rare}?", k=50)
+    dense = index.search(f"what about {rare}?", k=50, mode="dense")
+    places = {(hit.source, hit.start_s) for hit in both}
+    assert places == {(hit.source, hit.start_s) for hit in [*dense, *worded]}
+    assert index.search('odd: "(marks) AND -more', k=3, mode="text") is not None
+    with pytest.raises(ValueError, match="mode is 'magic' but must be one of hybrid, dense, text"):
+        index.search("printing", mode="magic")
+
+
+@pytest.fixture(scope="module")
+def talks_texts(clips):
+    return list(clips)
+
+
+def test_rows_that_no_index_has_yet_are_found_by_their_words(tmp_path, clips, talks_texts):
+    write_talks(tmp_path / "talks", clips)
+    index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
+    index.add([tmp_path / "talks" / "a.wav"])
+    late = SpeechIndex.open(tmp_path / "index", KnownClips(clips))
+    late._maintain = lambda: None
+    late.add([tmp_path / "talks" / "b.flac"])
+    hits = index.search(talks_texts[5], k=1, mode="text")
+    assert hits[0].source.endswith("b.flac")
+
+
+def test_only_files_of_the_days_asked_for_are_searched(tmp_path, clips):
+    import os
+
+    where = write_talks(tmp_path / "talks", clips)
+    for name, day in zip(where, (1, 2, 3), strict=True):
+        moment = datetime(2026, 5, day, 12, tzinfo=UTC).timestamp()
+        os.utime(tmp_path / "talks" / name, (moment, moment))
+    index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
+    index.add([tmp_path / "talks"])
+
+    def found(**filters):
+        return {hit.recorded.day for hit in index.search("printing", k=50, **filters)}
+
+    assert found(after=date(2026, 5, 2)) == {2, 3} and found(before=date(2026, 5, 2)) == {1}
+    assert found(after=date(2026, 5, 2), before=date(2026, 5, 3), mode="dense") == {2}
+    assert found(after=date(2026, 5, 1), file="b.flac") == {2}
+    with pytest.raises(ValueError, match="after 2027-01-01 matches no recording"):
+        index.search("printing", after=date(2027, 1, 1))
+
+
+def test_spoken_question_is_asked_by_its_own_vector_and_words(index, clips, talks_texts):
+    for mode in ("dense", "text", "hybrid"):
+        hit = index.search(clips[talks_texts[2]], k=1, mode=mode)[0]
+        assert talks_texts[2] in hit.transcript
+    with pytest.raises(ValueError, match=r"spoken question of 1\.0 s no words were heard"):
+        index.search(np.zeros(16000, np.float32))
+
+
+def hit(start, words, source="/a.wav", moment=None):
+    text = " ".join(words)
+    timed = [Word(word, start + place, start + place + 0.9, 1.0) for place, word in enumerate(words)]
+    end = start + len(words)
+    found = None
+    if moment:
+        at = text.index(moment)
+        found = Moment(moment, start, end, 0.5, at, at + len(moment))
+    return Hit(source, source, datetime(2026, 1, 1, tzinfo=UTC), start, end, 0.0, text, timed, found)
+
+
+def test_neighbours_that_overlap_become_one_and_the_better_keeps_its_moment():
+    better = hit(10.0, ["c", "d", "e"], moment="d e")
+    before, after = hit(8.0, ["a", "b", "x"]), hit(12.0, ["y", "f", "g"])
+    other = hit(10.0, ["c"], source="/b.wav")
+    joined, alone = merge_overlapping([better, other, before, after])
+    assert (joined.transcript, joined.start_s, joined.end_s) == ("a b c d e f g", 8.0, 15.0)
+    assert [word.text for word in joined.words] == ["a", "b", "c", "d", "e", "f", "g"]
+    assert joined.transcript[joined.moment.start_char : joined.moment.end_char] == "d e"
+    assert alone == other
+    apart = [hit(0.0, ["a"]), hit(1.0, ["b"])]
+    assert merge_overlapping(apart) == apart
+
+
+def test_rank_fusion_prefers_what_both_lists_have():
+    a, b, c = (hit(10.0 * place, ["w"]) for place in range(3))
+    fused = fuse([a, b], [c, b])
+    assert [found.start_s for found in fused] == [10.0, 0.0, 20.0]
+    assert fused[0].score == pytest.approx(2 / 62)
+
+
+def test_spoken_question_can_come_from_a_file(index, clips, talks_texts, tmp_path):
+    import soundfile
+
+    soundfile.write(tmp_path / "q.flac", clips[talks_texts[7]], 16000)
+    assert talks_texts[7] in index.search(load_audio(tmp_path / "q.flac"), k=1)[0].transcript

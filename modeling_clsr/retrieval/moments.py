@@ -1,0 +1,143 @@
+"""Moments: the words of a passage that answer a question best.
+
+Enters: transcripts with timed words, the vector of a question. Leaves: a `Moment` for each, found by embedding
+sentences of the transcript; the audio is not read again.
+"""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from ..transcript_clsr import Word
+
+SENTENCE_ENDS = (".", "?", "!", "…", "。", "？", "！")
+CLAUSE_ENDS = (",", ";", ":", "，", "；", "：")
+CLOSING_MARKS = "\"'”’)]»"
+TITLES = frozenset({"mr.", "mrs.", "ms.", "dr.", "prof.", "st.", "vs.", "no."})  # they end no sentence
+SENTENCE_PAUSE_S = 0.8  # a pause of this length ends a sentence, too
+MIN_SENTENCE_WORDS = 3  # a shorter one goes with what follows
+MAX_SENTENCE_WORDS = 25  # a longer one is cut at a comma, a pause, or in the middle
+BREVITY_MARGIN = 0.02  # cosine by which two sentences must beat one
+
+
+class TextEncoder(Protocol):
+    """What embeds texts, as `Encoder` does."""
+
+    def encode_texts(self, texts: list[str], truncation: bool = False) -> np.ndarray:
+        """Return (N, D) unit vectors."""
+
+
+@dataclass(frozen=True)
+class Moment:
+    """The words of a hit that answer best.
+
+    Attributes:
+        text: as in the transcript.
+        start_s: of its first word, in seconds from the start of the recording.
+        end_s: of its last word.
+        score: cosine with the question.
+        start_char: where it begins in the transcript.
+        end_char: where it ends.
+    """
+
+    text: str
+    start_s: float
+    end_s: float
+    score: float
+    start_char: int
+    end_char: int
+
+
+def find_moments(
+    encoder: TextEncoder, vector: np.ndarray, transcripts: Sequence[str], word_lists: Sequence[list[Word]]
+) -> list[Moment | None]:
+    """Find in each transcript the sentence, or two, nearest to the question.
+
+    Args:
+        encoder: with `encode_texts`.
+        vector: (D,) of the question.
+        transcripts: of the hits.
+        word_lists: of the hits, in the order of the transcript.
+
+    Returns:
+        One moment for each hit, None where it has no words.
+    """
+    candidates = []  # (hit, first word, end word, characters, number of sentences)
+    for number, (transcript, words) in enumerate(zip(transcripts, word_lists, strict=True)):
+        spans = character_spans(transcript, words)
+        for first, end, count in _windows(words):
+            candidates.append((number, first, end, (spans[first][0], spans[end - 1][1]), count))
+    moments: list[Moment | None] = [None] * len(transcripts)
+    if not candidates:
+        return moments
+    texts = [transcripts[number][slice(*span)] for number, _, _, span, _ in candidates]
+    scores = (encoder.encode_texts(texts, truncation=True) @ vector).tolist()
+    best = [-np.inf] * len(transcripts)
+    for (number, first, end, span, count), text, score in zip(candidates, texts, scores, strict=True):
+        preference = score - BREVITY_MARGIN * (count - 1)
+        if preference > best[number]:
+            best[number] = preference
+            words = word_lists[number]
+            moments[number] = Moment(text, words[first].start, words[end - 1].end, score, *span)
+    return moments
+
+
+def _windows(words: list[Word]) -> Iterator[tuple[int, int, int]]:
+    """Yield (first word, end word, number of sentences) of each sentence and of each two neighbours."""
+    sentences = list(split_sentences(words))
+    for first, end in sentences:
+        yield first, end, 1
+    for (first, _), (_, end) in itertools.pairwise(sentences):
+        yield first, end, 2
+
+
+def split_sentences(words: list[Word]) -> Iterator[tuple[int, int]]:
+    """Cut a transcript into sentences, by punctuation and pauses, and long sentences into parts.
+
+    Yields:
+        (first, end) word indices; they cover all words.
+    """
+    first = 0
+    for end in range(1, len(words) + 1):
+        last = words[end - 1]
+        text = last.text.strip().rstrip(CLOSING_MARKS)
+        initial = len(text) == 2 and text[0].isalpha()  # "J." in a name
+        full_stop = text.endswith(SENTENCE_ENDS) and not initial and text.lower() not in TITLES
+        pause = end < len(words) and words[end].start - last.end >= SENTENCE_PAUSE_S
+        if end == len(words) or ((full_stop or pause) and end - first >= MIN_SENTENCE_WORDS):
+            yield from _split_long(words, first, end)
+            first = end
+
+
+def _split_long(words: list[Word], first: int, end: int) -> Iterator[tuple[int, int]]:
+    """Halve a sentence until its parts are short, at a comma or else the longest pause of its middle half."""
+    if end - first <= MAX_SENTENCE_WORDS:
+        yield first, end
+        return
+    middle = (first + end) / 2
+    quarter = (end - first) // 4
+
+    def preference(cut: int) -> tuple[bool, float, float]:
+        comma = words[cut - 1].text.strip().endswith(CLAUSE_ENDS)
+        pause = 0.0 if comma else words[cut].start - words[cut - 1].end
+        return comma, pause, -abs(cut - middle)
+
+    cut = max(range(first + quarter, end - quarter), key=preference)
+    yield from _split_long(words, first, cut)
+    yield from _split_long(words, cut, end)
+
+
+def character_spans(transcript: str, words: list[Word]) -> list[tuple[int, int]]:
+    """Return start and end of each word's characters in the transcript, in order."""
+    spans = []
+    at = 0
+    for word in words:
+        text = word.text.strip()
+        found = transcript.find(text, at)
+        start = at if found < 0 else found
+        at = min(start + len(text), len(transcript))
+        spans.append((start, at))
+    return spans

@@ -1,0 +1,88 @@
+"""Moments: sentences of a transcript, and which of them answers."""
+
+import pytest
+
+from modeling_clsr import Word
+from modeling_clsr.retrieval.moments import find_moments, split_sentences
+
+from .known_clips import KnownClips, embed
+
+
+def timed(text: str, step: float = 0.4, pauses: dict[int, float] | None = None) -> list[Word]:
+    """Time words evenly; `pauses` are seconds of silence before the words of these indices."""
+    words, at = [], 0.0
+    for number, word in enumerate(text.split()):
+        at += (pauses or {}).get(number, 0.0)
+        words.append(Word(word, at, at + step, 1.0))
+        at += step
+    return words
+
+
+def sentences(words: list[Word]) -> list[str]:
+    return [" ".join(word.text for word in words[first:end]) for first, end in split_sentences(words)]
+
+
+def test_sentences_end_at_punctuation_and_short_ones_go_with_what_follows():
+    text = 'The lamp was lit. Why? Nobody at sea "knows the road." Dr. Ames and J. Hill kept it lit.'
+    assert sentences(timed(text)) == [
+        "The lamp was lit.",
+        'Why? Nobody at sea "knows the road."',
+        "Dr. Ames and J. Hill kept it lit.",
+    ]
+
+
+def test_long_pause_ends_a_sentence():
+    words = timed("one two three four five six", pauses={3: 1.0, 5: 1.0})
+    assert sentences(words) == ["one two three", "four five six"]  # "four five" alone would be too short
+
+
+def test_long_sentence_is_cut_at_a_comma_else_at_a_pause_else_in_the_middle():
+    words = [f"w{number}" for number in range(32)]
+    comma = [*words[:12], "w12,", *words[13:]]
+    assert [len(part.split()) for part in sentences(timed(" ".join(comma)))] == [13, 19]
+    assert [len(part.split()) for part in sentences(timed(" ".join(words), pauses={20: 0.3}))] == [20, 12]
+    assert [len(part.split()) for part in sentences(timed(" ".join(words)))] == [16, 16]
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 25, 26, 100, 101])
+def test_sentences_cover_all_words(count: int):
+    spans = list(split_sentences(timed(" ".join(["word"] * count))))
+    assert [index for span in spans for index in range(*span)] == list(range(count))
+    assert all(end - first <= 25 for first, end in spans)
+
+
+TRANSCRIPT = (
+    "The harbour was quiet. The lighthouse was built of granite in spring. Nobody came to see it shine."
+)
+
+
+def moment(question: str, transcript: str = TRANSCRIPT):
+    return find_moments(KnownClips({}), embed(question), [transcript], [timed(transcript)])[0]
+
+
+def test_moment_is_the_sentence_that_answers_with_its_words_times():
+    found = moment("When was the lighthouse built of granite?")
+    assert found.text == "The lighthouse was built of granite in spring."
+    assert (found.start_s, found.end_s) == (pytest.approx(4 * 0.4), pytest.approx(12 * 0.4))
+    assert TRANSCRIPT[found.start_char : found.end_char] == found.text
+    assert found.score == pytest.approx(
+        float(embed(found.text) @ embed("When was the lighthouse built of granite?"))
+    )
+
+
+def test_moment_is_two_sentences_when_both_answer():
+    found = moment("quiet harbour, lighthouse of granite built in spring")
+    assert found.text == "The harbour was quiet. The lighthouse was built of granite in spring."
+
+
+def test_hit_without_words_has_no_moment():
+    vector = embed("when?")
+    moments = find_moments(KnownClips({}), vector, ["", TRANSCRIPT], [[], timed(TRANSCRIPT)])
+    assert moments[0] is None and moments[1] is not None
+    assert find_moments(KnownClips({}), vector, [""], [[]]) == [None]
+
+
+def test_words_that_differ_from_the_transcript_still_give_a_moment():
+    words = timed("the light house WAS built")
+    found = find_moments(KnownClips({}), embed("light"), ["The lighthouse was built"], [words])[0]
+    assert 0 <= found.start_char <= found.end_char <= len("The lighthouse was built")
