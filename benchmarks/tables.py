@@ -8,7 +8,7 @@ import argparse
 import json
 from pathlib import Path
 
-from modeling_clsr.hub.card import render_results
+from modeling_clsr.evaluation.report import render_results
 
 ROOT = Path(__file__).parents[1]
 EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
@@ -111,7 +111,8 @@ def training_table() -> str:
 
 def card_results() -> str:
     """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
-    return render_results(*(read(name) for name in EVALUATIONS if path_of(name).is_file()))
+    measured = [read(name) for name in EVALUATIONS if path_of(name).is_file()]
+    return render_results(*measured) or "Not measured yet."
 
 
 def line(what: str, figure: str, script: str) -> str:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 # What user input, a bad recording or a full disk raise; LanceDB reports the last as RuntimeError.
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 INTERRUPTED = {"index": "interrupted; finished recordings are kept, run the same command again to go on"}
+FORMATS = ("srt", "vtt", "json", "txt")  # of subtitles.render, which is imported when it is needed
 MARK_ON, MARK_OFF = "\x02", "\x03"  # stand for the marks while lines are broken
 PLAIN_MARKS = {MARK_ON: "»", MARK_OFF: "«"}
 COLOUR_MARKS = {MARK_ON: "\x1b[1;33m", MARK_OFF: "\x1b[0m"}
@@ -99,7 +100,15 @@ def _add(index: "SpeechIndex", arguments: argparse.Namespace, quiet: bool = Fals
         if not quiet:
             raise
         recordings = []
-    report = index.add(recordings, arguments.batch_size, progress=not quiet)
+    if arguments.ray is None:
+        report = index.add(recordings, arguments.batch_size, progress=not quiet)
+    else:
+        from .retrieval.ray_indexing import add_with_ray
+
+        address = None if arguments.ray == "local" else arguments.ray
+        report = add_with_ray(
+            index, recordings, arguments.batch_size, arguments.workers, address, progress=not quiet
+        )
     for _, message in report.failed:
         print(f"clsr: not indexed: {message}", file=sys.stderr)
     if not quiet or report.added or pruned:
@@ -138,7 +147,12 @@ def _search(arguments: argparse.Namespace) -> int:
     _, hits = _find(arguments)
     if arguments.clip:
         _write_clips(hits, arguments.clip)
-    if arguments.json:
+    if arguments.format:
+        from .retrieval.subtitles import render
+
+        for hit in hits:
+            sys.stdout.write(render(hit.words, arguments.format, hit.path))
+    elif arguments.json:
         answer = {"question": arguments.question or str(arguments.audio), "hits": _plain(hits)}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
@@ -165,6 +179,49 @@ def _ask(arguments: argparse.Namespace) -> int:
     for rank, hit in enumerate(hits, start=1):
         print(f"[{rank}] {hit.path} {_where(hit)}")
     return 0
+
+
+def _transcribe(arguments: argparse.Namespace) -> int:
+    from .data.audio import find_recordings
+
+    recordings = find_recordings(arguments.paths)
+    from .data.passages import CutSettings
+    from .hub.build import default_checkpoint
+    from .retrieval import Encoder
+    from .retrieval.indexing import AddReport, changed_recordings, encode_recordings
+    from .retrieval.progress import AudioBar
+    from .retrieval.subtitles import render
+    from .transcript_clsr import Word
+
+    _hide_loading_bars()
+    encoder = Encoder.from_pretrained(arguments.model or default_checkpoint())
+    report = AddReport()
+    found = changed_recordings(recordings, {}, report)
+    cut = CutSettings(max_s=encoder.max_audio_s)
+    with AudioBar(total=sum(recording.duration_s for recording in found), disable=len(found) == 0) as bar:
+        for seconds, finished in encode_recordings(found, encoder, cut, arguments.batch_size, report):
+            bar.update(seconds)
+            for recording in finished:
+                words = [Word(**word) for row in recording.rows for word in row["words"]]
+                text = render(words, arguments.format, str(recording.path))
+                _write_transcript(text, recording.path, arguments)
+    for _, message in report.failed:
+        print(f"clsr: not transcribed: {message}", file=sys.stderr)
+    return 1 if report.failed else 0
+
+
+def _write_transcript(text: str, recording: Path, arguments: argparse.Namespace) -> None:
+    """Write a transcript beside its recording, into --out, or to stdout."""
+    if arguments.out == "-":
+        sys.stdout.write(text)
+        return
+    folder = Path(arguments.out) if arguments.out else recording.parent
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / f"{recording.stem}.{arguments.format}"
+    unfinished = file.with_name(f"{file.name}.tmp")
+    unfinished.write_text(text, encoding="utf-8")
+    unfinished.replace(file)
+    print(file)
 
 
 def _print_hits(hits: "list[Hit]") -> None:
@@ -230,7 +287,9 @@ def _hide_loading_bars() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="clsr", description="Find the moment in a recording that answers.")
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{build,index,search,ask}")
+    commands = parser.add_subparsers(
+        dest="command", required=True, metavar="{build,index,search,ask,transcribe}"
+    )
 
     def command(name: str, run, takes: str, summary: str, example: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(
@@ -295,6 +354,14 @@ def _parser() -> argparse.ArgumentParser:
         "--window", type=float, metavar="S", help="windows of S seconds instead of cuts at pauses"
     )
     index.add_argument("--overlap", type=float, metavar="S", help="seconds that two windows share")
+    index.add_argument(
+        "--ray",
+        nargs="?",
+        const="local",
+        metavar="ADDRESS",
+        help="spread the work over a Ray cluster, or this machine",
+    )
+    index.add_argument("--workers", type=int, metavar="N", help="of --ray: one per GPU, or two cores")
 
     example = 'clsr search "who keeps the bees?" --index talks.clsr'
     search = command("search", _search, "QUESTION --index DIR", "find the moments that answer", example)
@@ -304,6 +371,21 @@ def _parser() -> argparse.ArgumentParser:
     add_filters(search, k=5)
     search.add_argument("--clip", type=Path, metavar="DIR", help="write the hits' passages there as WAV")
     search.add_argument("--json", action="store_true", help="print JSON, with all words and times")
+    search.add_argument("-f", "--format", choices=FORMATS, metavar="FORM", help="print srt, vtt, json or txt")
+
+    example = "clsr transcribe talks/ -f srt"
+    transcribe = command("transcribe", _transcribe, "PATH…", "write transcripts and subtitles", example)
+    transcribe.add_argument(
+        "paths", nargs="+", type=Path, metavar="PATH", help="recordings, or folders of them"
+    )
+    transcribe.add_argument(
+        "-f", "--format", choices=FORMATS, default="txt", metavar="FORM", help="srt, vtt, json or txt (txt)"
+    )
+    transcribe.add_argument(
+        "--out", metavar="DIR", help="write there, or - for stdout; default: beside the recording"
+    )
+    transcribe.add_argument("--model", metavar="CKPT", help="checkpoint folder or Hub id; the default one")
+    transcribe.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
 
     example = 'clsr ask "who keeps the bees?" --index talks.clsr --lalm http://host:8000/v1'
     ask = command("ask", _ask, "QUESTION --index DIR", "answer from the best moments", example)

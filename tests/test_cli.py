@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import srt
 
 from modeling_clsr.cli import main
 from modeling_clsr.data.audio import load_audio
@@ -40,7 +41,7 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return code, written.out, written.err
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["index"], ["search"], ["ask"]])
+@pytest.mark.parametrize("command", [[], ["build"], ["index"], ["search"], ["ask"], ["transcribe"]])
 def test_help_fits_a_screen_and_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, *command, "--help")
     assert code == 0
@@ -116,6 +117,27 @@ def test_every_mode_finds_the_recording_and_its_passage_is_written_as_a_clip(mon
         (clip,) = (folder / mode).glob("01-one-*s.wav")
         assert f"clsr: wrote {clip}" in err
         assert soundfile.info(clip).duration == pytest.approx(hit["end_s"] - hit["start_s"], abs=0.01)
+
+
+@pytest.mark.slow
+def test_transcripts_are_written_beside_the_recordings_or_to_stdout(monkeypatch, capsys, spoken):
+    folder, (first, _) = spoken
+    code, out, _ = run(monkeypatch, capsys, "transcribe", folder / "talks", "-f", "srt")
+    files = [folder / "talks" / f"{name}.srt" for name in ("one", "two")]
+    assert code == 0 and sorted(out.split()) == [str(file) for file in files]
+    cues = list(srt.parse(files[0].read_text()))
+    heard = {word.strip(".,").lower() for cue in cues for word in cue.content.split()}
+    assert len(heard & {word.strip(".,").lower() for word in first.split()}) > len(first.split()) / 2
+    (folder / "talks" / "notes.wav").write_text("no audio")
+    code, out, err = run(monkeypatch, capsys, "transcribe", folder / "talks", "--out", "-")
+    (folder / "talks" / "notes.wav").unlink()
+    assert code == 1 and "clsr: not transcribed:" in err and len(out.splitlines()) >= 2
+    for file in files:
+        file.unlink()
+    code, out, _ = run(
+        monkeypatch, capsys, "search", first, "--index", folder / "index", "-f", "vtt", "-k", 1
+    )
+    assert out.startswith("WEBVTT") and "-->" in out
 
 
 @pytest.mark.slow

@@ -63,8 +63,8 @@ def write_set(folder: Path, content: BenchmarkSet) -> None:
     path = write_manifest(folder / "passages.jsonl", content.passages)
     if content.splits:
         records = list(read_json_lines(path))
-        _write_json_lines(path, [record | {"split": content.splits[record["id"]]} for record in records])
-    _write_json_lines(folder / "questions.jsonl", [asdict(question) for question in content.questions])
+        write_json_lines(path, [record | {"split": content.splits[record["id"]]} for record in records])
+    write_json_lines(folder / "questions.jsonl", [asdict(question) for question in content.questions])
 
 
 def read_questions(folder: str | Path) -> list[Question]:
@@ -100,7 +100,8 @@ def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
 
 
-def _write_json_lines(path: Path, records: list[dict]) -> None:
+def write_json_lines(path: Path, records: list[dict]) -> None:
+    """Write the objects of a `.jsonl` file, whole or not at all."""
     unfinished = path.with_name(path.name + ".tmp")
     lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
     unfinished.write_text("".join(lines), encoding="utf-8")

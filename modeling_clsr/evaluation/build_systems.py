@@ -158,9 +158,8 @@ class Parts:
         torch.manual_seed(0)
         config: Any = ClapConfig()
         model = ClapModel(config).eval()
-        return model, _ClapInputs(
-            ClapFeatureExtractor(), self.clsr.processor.tokenizer, config.text_config.vocab_size
-        )
+        extractor = ClapFeatureExtractor(truncation="rand_trunc")  # as the checkpoints without fusion
+        return model, _ClapInputs(extractor, self.clsr.processor.tokenizer, config.text_config.vocab_size)
 
 
 class _ClapInputs:

@@ -3,6 +3,7 @@
 Enters: what `evaluator` found. Leaves: `results.json`, `table.md`, `paper.md` and `recall.png` in one folder.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,20 @@ def report_of(figures: dict[str, Any]) -> str:
     if "recordings" in first:
         return moments_table(figures)
     return long_form_table(figures) if "pieces" in first else markdown(figures)
+
+
+def render_results(*reports: Mapping[str, Any]) -> str:
+    """Render the results of a model card from the JSON of `eval_clsr.py`, and from nothing else.
+
+    Args:
+        *reports: contents of `results.json`, of any protocol.
+    """
+    blocks = []
+    for report in reports:
+        stamp = report["stamp"]
+        table = report_of(report["figures"]).replace("## ", "### ").strip()
+        blocks.append(f"{table}\n\nCommand: `{stamp['command']}`, commit `{stamp['commit']}`.")
+    return "\n\n".join(blocks)
 
 
 def write_report(folder: str | Path, figures: dict[str, Any], stamp: dict[str, Any], **inputs: Any) -> Path:

@@ -14,7 +14,7 @@ from ..data.manifest import Row, read_manifest
 from ..data.synthesis import Utterance, read_word_times, speak_manifest
 from ..data.voices import TIMED_VOICES
 from ..data.word_times import find_answer
-from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines
+from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines, write_json_lines
 from .joining import write_joined
 
 TEST_VOICE = "piper/joe"  # speaks no training clip
@@ -82,12 +82,14 @@ def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> B
 def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
     """Join the mini set's clips to long recordings; a question's span is where its answer is said in them.
 
-    Neighbours are of different articles, the pauses between them differ. Arguments as the mini set's.
+    Neighbours are of different articles, the pauses between them differ. Where each clip lies stands in `joined.jsonl`.
+    Arguments as the mini set's.
     """
     mini = build_spoken_squad_mini(data, out, voice)
     order = sorted(mini.passages, key=lambda clip: draw(f"long/{clip.id}"))
     passages: list[Row] = []
     places: dict[str, tuple[str, float]] = {}  # clip -> recording, start
+    joined: list[dict] = []
     for number in range(LONG_RECORDINGS):
         clips = order[number::LONG_RECORDINGS]
         name, path = f"long{number + 1}", out / f"long{number + 1}.opus"
@@ -95,6 +97,10 @@ def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE) -> B
         pauses = [low + (high - low) * draw(f"pause/{clip.id}") for clip in clips]
         spans = write_joined(path, [clip.audio for clip in clips], pauses)
         places |= {clip.id: (name, start) for clip, (start, _) in zip(clips, spans, strict=True)}
+        joined += [
+            {"recording": name, "clip": clip.audio, "start": start, "end": end}
+            for clip, (start, end) in zip(clips, spans, strict=True)
+        ]
         text = " ".join(str(clip.transcript) for clip in clips)
         passages.append(Row(name, str(path), text, context_id=name, speaker=voice, duration=spans[-1][1]))
     questions = []
@@ -102,6 +108,7 @@ def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE) -> B
         name, shift = places[question.context_id]
         moved = tuple((round(start + shift, 3), round(end + shift, 3)) for start, end in question.spans)
         questions.append(replace(question, context_id=name, spans=moved))
+    write_json_lines(out / "joined.jsonl", joined)
     return BenchmarkSet(passages, questions)
 
 

@@ -1,15 +1,13 @@
 """The model card: metadata that the Hub reads, and a text rendered from configuration and measured figures.
 
-Enters: a model and, if it was measured, the evaluation's JSON. Leaves: README.md.
+Enters: a model and, if it was measured, its results as `evaluation.report` renders them. Leaves: README.md.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from ..evaluation.report import report_of
 from ..modeling_clsr import CLSRModel
 
 TEMPLATE = Path(__file__).with_name("template.md")
@@ -54,13 +52,13 @@ def widget_example() -> dict[str, str]:
     }
 
 
-def render_card(name: str, model: CLSRModel, report: Mapping[str, Any] | None = None, **metadata: Any) -> str:
+def render_card(name: str, model: CLSRModel, results: str | None = None, **metadata: Any) -> str:
     """Render README.md.
 
     Args:
         name: of the model.
         model: described.
-        report: content of the `results.json` of `eval_clsr.py`.
+        results: Markdown of `evaluation.report.render_results`.
         **metadata: see `card_metadata`.
     """
     config: Any = model.config
@@ -81,24 +79,7 @@ def render_card(name: str, model: CLSRModel, report: Mapping[str, Any] | None = 
         max_audio_s=config.max_audio_s,
         sampling_rate=config.sampling_rate,
         max_text_tokens=config.max_text_tokens,
-        results=render_results(report),
+        results=results or "Not measured yet.",
     )
     front = yaml.safe_dump(card_metadata(name, model, **metadata), sort_keys=False, allow_unicode=True)
     return f"---\n{front}---\n\n{body}"
-
-
-def render_results(*reports: Mapping[str, Any] | None) -> str:
-    """Render the results of a card from the JSON of `eval_clsr.py`, and from nothing else.
-
-    Args:
-        *reports: contents of `results.json`, of any protocol; none for a model that was not measured.
-    """
-    measured = [report for report in reports if report]
-    if not measured:
-        return "Not measured yet."
-    blocks = []
-    for report in measured:
-        figures, stamp = report["figures"], report["stamp"]
-        table = report_of(figures).replace("## ", "### ").strip()
-        blocks.append(f"{table}\n\nCommand: `{stamp['command']}`, commit `{stamp['commit']}`.")
-    return "\n\n".join(blocks)

@@ -4,13 +4,13 @@ A recording enters the table in one commit, after its last passage, so that no c
 """
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lancedb.index import FTS
+from lancedb.index import FTS, IvfPq
 
 from ..data.audio import find_recordings
 from ..data.passages import CutSettings, Cutting
@@ -18,8 +18,13 @@ from .encoder import Encoder
 from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
 from .progress import AudioBar
 from .schema import IndexMetadata, create_table, open_table, pa, quoted
-from .search import Hit, Query, row_condition, search_table
+from .search import Hit, Query, nearest_rows, row_condition, search_table, worded_rows
 
+VECTOR_INDEX_ROWS = 50_000  # below, comparing all vectors takes milliseconds
+RETRAIN_FACTOR = 4  # growth after which its partitions are drawn anew
+VECTOR_INDEX = "vector_"  # its name, before the number of rows it was trained on
+PARTITION_ROWS = 4096
+SUB_VECTOR_WIDTH = 4  # numbers of the vector that one byte of its code stands for
 COMMIT_S = 10.0  # seconds between two commits; so much work is lost if the machine fails
 
 
@@ -94,6 +99,16 @@ class SpeechIndex:
         rows = self._table.search().select(["source", "fingerprint"]).to_arrow()
         return dict(zip(rows["source"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
 
+    def passages(self, source: str | Path) -> list[dict]:
+        """Return the rows of one recording, in no order, without their vectors.
+
+        Args:
+            source: absolute path of the recording.
+        """
+        columns = [name for name in self._table.schema.names if name != "vector"]
+        condition = f"source = {quoted(str(source))} AND vector IS NOT NULL"
+        return self._table.search().where(condition).select(columns).to_list()
+
     def add(self, paths: Iterable[str | Path], batch_size: int = 16, progress: bool = False) -> AddReport:
         """Index recordings; those that have not changed since they were indexed are skipped.
 
@@ -110,24 +125,39 @@ class SpeechIndex:
         """
         report = AddReport()
         recordings = changed_recordings(find_recordings(paths), self.sources(), report)
-        total = sum(recording.duration_s for recording in recordings)
         if not recordings:
             return report
         encoded = encode_recordings(recordings, self.encoder, self.metadata.cut, batch_size, report)
+        total = sum(recording.duration_s for recording in recordings)
+        with AudioBar(total=total, disable=not progress) as bar:
+            self.commit_all(encoded, report, bar.update)
+        return report
+
+    def commit_all(
+        self,
+        encoded: Iterable[tuple[float, list[Recording]]],
+        report: AddReport,
+        advance: Callable[[float], Any] = lambda seconds: None,
+    ) -> None:
+        """Write recordings as they come, every `COMMIT_S` and at the end, also when interrupted.
+
+        Args:
+            encoded: seconds of audio done, and the recordings that were completed by them.
+            report: counts what was written.
+            advance: called with the seconds.
+        """
         finished: list[Recording] = []
         last_commit = time.monotonic()
-        with AudioBar(total=total, disable=not progress) as bar:
-            try:
-                for seconds, recordings in encoded:
-                    bar.update(seconds)
-                    finished += recordings
-                    if time.monotonic() - last_commit > COMMIT_S:
-                        self._commit(finished, report)
-                        finished, last_commit = [], time.monotonic()
-            finally:  # also when interrupted: what is finished is kept
-                self._commit(finished, report)
-        self._maintain()
-        return report
+        try:
+            for seconds, recordings in encoded:
+                advance(seconds)
+                finished += recordings
+                if time.monotonic() - last_commit > COMMIT_S:
+                    self._commit(finished, report)
+                    finished, last_commit = [], time.monotonic()
+        finally:  # what is finished is kept
+            self._commit(finished, report)
+        self.maintain()
 
     def delete(self, paths: Iterable[str | Path]) -> int:
         """Take recordings, or all recordings of a folder, out of the index.
@@ -209,19 +239,23 @@ class SpeechIndex:
         Raises:
             ValueError: the index is empty, the question is empty, or no recording passes the filters.
         """
-        if not len(self):
+        if not self._has_row("vector IS NOT NULL"):
             raise ValueError(
                 f"{self.uri} holds {len(self.sources())} recordings and 0 passages of speech; "
                 f"add recordings with `clsr index PATH --index {self.uri}`"
             )
         condition = row_condition(file, after, before)
-        if condition and not self._table.count_rows(condition):
+        if condition and not self._has_row(condition):
             filters = {"file": file, "after": after, "before": before}
             named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
             raise ValueError(
                 f"{named} matches no recording of the index; `*` in file stands for any characters"
             )
         return search_table(self._table, self.encoder, self._query(question), k, mode, condition)
+
+    def _has_row(self, condition: str) -> bool:
+        """Tell whether any row meets a filter; stops at the first, however large the table is."""
+        return bool(self._table.search().where(condition).select(["id"]).limit(1).to_list())
 
     def _query(self, question: str | np.ndarray) -> Query:
         if isinstance(question, str):
@@ -234,18 +268,45 @@ class SpeechIndex:
             )
         return Query(transcript.text, vector)
 
-    def _maintain(self) -> None:
-        """Join the small files that commits leave, and bring the indices up to date.
+    def nearest_rows(self, vector: np.ndarray, count: int) -> list[dict]:
+        """Return the rows nearest to a vector (D,); see `search.nearest_rows`."""
+        return nearest_rows(self._table, vector, count)
+
+    def worded_rows(self, text: str, count: int) -> list[dict]:
+        """Return the rows that say a text's words; see `search.worded_rows`."""
+        return worded_rows(self._table, text, count)
+
+    def maintain(self) -> None:
+        """Join the small files that commits leave, and bring the indices of words and vectors up to date.
 
         If another process writes meanwhile, that can wait: rows that no index has yet are searched one by one.
         """
+        known = {index.name for index in self._table.list_indices()}
         try:
-            if "transcript_idx" not in {index.name for index in self._table.list_indices()}:
+            if "transcript_idx" not in known:
                 self._table.create_index("transcript", config=FTS(stem=True, remove_stop_words=False))
+            rows = len(self)
+            trained = [name for name in known if name.startswith(VECTOR_INDEX)]
+            if rows >= max(
+                [RETRAIN_FACTOR * int(name.removeprefix(VECTOR_INDEX)) for name in trained]
+                or [VECTOR_INDEX_ROWS]
+            ):
+                self._train_vector_index(rows)
+                for name in trained:
+                    self._table.drop_index(name)
             self._table.optimize()
         except RuntimeError as error:
             if "commit conflict" not in str(error):
                 raise
+
+    def _train_vector_index(self, rows: int) -> None:
+        """Divide the vectors into partitions; the index's name says how many rows it was trained on."""
+        config = IvfPq(
+            distance_type="cosine",
+            num_partitions=max(rows // PARTITION_ROWS, 1),
+            num_sub_vectors=max(self.metadata.embed_dim // SUB_VECTOR_WIDTH, 1),
+        )
+        self._table.create_index("vector", config=config, name=f"{VECTOR_INDEX}{rows}")
 
     def _commit(self, recordings: list[Recording], report: AddReport) -> None:
         """Write recordings in one commit, in place of whatever the table has of them."""

@@ -18,6 +18,8 @@ from .schema import quoted
 MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
+NUM_PROBES = 40  # partitions of the vector index that are searched
+REFINE_FACTOR = 4  # times the rows wanted, compared exactly
 FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
@@ -198,23 +200,40 @@ def _joined(better: Hit, other: Hit) -> Hit:
     )
 
 
+def nearest_rows(table: Any, vector: np.ndarray, count: int, condition: str | None = None) -> list[dict]:
+    """Return the rows whose vectors are nearest, with `_distance` = 1 - cosine, nearest first.
+
+    Args:
+        table: LanceDB table of `row_schema`; with a vector index, or without one, then exact.
+        vector: (D,) unit vector.
+        count: of rows.
+        condition: filter on the rows.
+    """
+    found = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count)
+    found = found.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
+    return (found.where(condition, prefilter=True) if condition else found).to_list()
+
+
+def worded_rows(table: Any, text: str, count: int, condition: str | None = None) -> list[dict]:
+    """Return the rows that say the words of a text, with `_score` by BM25, best first. Arguments as `nearest_rows`."""
+    words: Any = MatchQuery(text, "transcript")  # type: ignore[call-arg] # pydantic's defaults
+    found = table.search(words, query_type="fts").limit(count)
+    return (found.where(condition, prefilter=True) if condition else found).to_list()
+
+
 def _nearest(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
     """Return the passages nearest by their vectors, ranked again with their moments."""
-    found = table.search(query.vector, vector_column_name="vector").distance_type("cosine").limit(count)
-    rows = (found.where(condition, prefilter=True) if condition else found).to_list()
-    hits = _hits(rows, encoder, query)
+    rows = nearest_rows(table, query.vector, count, condition)
     scored = [
         replace(hit, score=joint_score(1.0 - row["_distance"], hit.moment))
-        for hit, row in zip(hits, rows, strict=True)
+        for hit, row in zip(_hits(rows, encoder, query), rows, strict=True)
     ]
     return sorted(scored, key=lambda hit: -hit.score)
 
 
 def _worded(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
     """Return the passages that say the question's words, by BM25."""
-    words: Any = MatchQuery(query.text, "transcript")  # type: ignore[call-arg] # pydantic's defaults
-    found = table.search(words, query_type="fts").limit(count)
-    rows = (found.where(condition, prefilter=True) if condition else found).to_list()
+    rows = worded_rows(table, query.text, count, condition)
     return [
         replace(hit, score=float(row["_score"]))
         for hit, row in zip(_hits(rows, encoder, query), rows, strict=True)

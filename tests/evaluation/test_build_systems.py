@@ -2,11 +2,14 @@
 
 from argparse import Namespace
 
+import numpy as np
 import pytest
+import soundfile
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
+from modeling_clsr.data.manifest import Row
 from modeling_clsr.evaluation.build_systems import NEED_A_MODEL, SYSTEMS, build_systems
-from tests.tiny_parts import tiny_parts
+from tests.tiny_parts import noise_clips, tiny_parts
 from tests.training.tiny_runs import tone_rows
 
 pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
@@ -67,3 +70,11 @@ def test_systems_without_a_model_are_left_out_or_refused(bert, tiny_checkpoint, 
         build_systems(
             arguments(systems="cascade-batched", recogniser="some/asr", text_encoder=bert), tmp_path
         )
+
+
+def test_untrained_clap_is_a_floor_that_hears_long_clips(tiny_checkpoint, tmp_path):
+    samples = noise_clips(12.0)[0]
+    soundfile.write(tmp_path / "long.wav", samples, 16000)
+    (system,) = build_systems(arguments(systems="clap", checkpoint=str(tiny_checkpoint)), tmp_path / "cache")
+    scored = system.score(["the sea"], [Row("long", str(tmp_path / "long.wav"), duration=12.0)])
+    assert scored.scores.shape == (1, 1) and np.isfinite(scored.scores).all()

@@ -10,7 +10,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from modeling_clsr import CLSRModel
 from modeling_clsr.evaluation.evaluator import evaluate_systems
-from modeling_clsr.evaluation.report import write_report
+from modeling_clsr.evaluation.report import render_results, write_report
 from modeling_clsr.evaluation.sets import Question
 from modeling_clsr.evaluation.systems import Scored
 from modeling_clsr.hub.card import render_card
@@ -59,7 +59,7 @@ def test_figures_of_a_card_come_from_the_report(tiny_checkpoint, tmp_path):
         tmp_path / "out", figures, make_stamp() | {"command": "eval_clsr.py --set x", "commit": "abc"}
     )
     report = json.loads((tmp_path / "out" / "results.json").read_text())
-    text = render_card("some-clsr", CLSRModel.from_pretrained(tiny_checkpoint), report)
+    text = render_card("some-clsr", CLSRModel.from_pretrained(tiny_checkpoint), render_results(report))
     assert "### tones" in text and "| clsr | 100.0 (100.0–100.0) |" in text
     assert "| bm25 | 50.0 (" in text
     assert "`eval_clsr.py --set x`, commit `abc`" in text

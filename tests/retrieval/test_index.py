@@ -245,3 +245,50 @@ def test_vector_that_search_could_not_find_is_refused(tmp_path, index, talks, en
     with pytest.raises(ValueError, match=r"a\.wav at \d.* has a vector of norm 0 but 1 is needed"):
         index.add([tmp_path / "talks" / "a.wav"])
     assert rows(index) == []
+
+
+def test_index_at_an_address_is_that_of_a_folder(tmp_path, index, talks, encoder):
+    index.add([tmp_path / "talks"])
+    address = (tmp_path / "store" / "talks.clsr").as_uri()
+    with pytest.raises(FileNotFoundError, match="holds no index"):
+        SpeechIndex.open(address, encoder)
+    stored = SpeechIndex.create(address, encoder)
+    stored.add([tmp_path / "talks"])
+    assert rows(SpeechIndex.open(address, encoder)) == rows(index)
+    question = next(iter(talks["a.wav"]))
+    assert SpeechIndex.open(address, encoder).search(question) == index.search(question)
+    with pytest.raises(FileExistsError, match="holds an index already"):
+        SpeechIndex.create(address, encoder)
+
+
+def test_large_table_gets_a_vector_index_and_a_new_one_when_it_has_grown(tmp_path, index, talks, monkeypatch):
+    from modeling_clsr.retrieval import index as module
+
+    random = np.random.default_rng(0)
+    monkeypatch.setattr(module, "VECTOR_INDEX_ROWS", 300)
+
+    def grow(first: int, count: int) -> None:
+        vectors = random.standard_normal((count, 128)).astype(np.float32)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        made = index._table.search().limit(1).to_list()[0]
+        made |= {"transcript": "made"}
+        rows = [made | {"id": f"{first + n}", "vector": vector.tolist()} for n, vector in enumerate(vectors)]
+        index._table.add(rows)
+        index.maintain()
+
+    def trained() -> list[str]:
+        return [found.name for found in index._table.list_indices() if found.name.startswith("vector_")]
+
+    index.add([tmp_path / "talks"])
+    question = next(iter(talks["a.wav"]))
+    first = index.search(question, k=1, mode="dense")
+    assert trained() == []
+    grow(0, 400)
+    (name,) = trained()
+    assert index.search(question, k=1, mode="dense")[0].transcript == first[0].transcript
+    grow(400, 100)
+    assert trained() == [name] and index._table.index_stats(name).num_unindexed_rows == 0
+    grow(500, 1600)
+    (other,) = trained()
+    assert other != name
+    assert index.search(question, k=1, mode="dense")[0].transcript == first[0].transcript

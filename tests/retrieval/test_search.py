@@ -93,7 +93,7 @@ def test_rows_that_no_index_has_yet_are_found_by_their_words(tmp_path, clips, ta
     index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
     index.add([tmp_path / "talks" / "a.wav"])
     late = SpeechIndex.open(tmp_path / "index", KnownClips(clips))
-    late._maintain = lambda: None
+    late.maintain = lambda: None
     late.add([tmp_path / "talks" / "b.flac"])
     hits = index.search(talks_texts[5], k=1, mode="text")
     assert hits[0].source.endswith("b.flac")
