@@ -224,6 +224,32 @@ def _write_transcript(text: str, recording: Path, arguments: argparse.Namespace)
     print(file)
 
 
+def _serve(arguments: argparse.Namespace) -> int:
+    from .hub.build import default_checkpoint
+    from .retrieval import Encoder, SpeechIndex
+    from .serving.app import ServerLimits, create_app
+
+    try:
+        import uvicorn
+    except ImportError as error:
+        raise ImportError(
+            '`clsr serve` needs uvicorn, which is not installed; install the "serve" extra of this package'
+        ) from error
+    _hide_loading_bars()
+    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
+    if arguments.index:
+        index = SpeechIndex.open(arguments.index, encoder)
+        encoder = index.encoder
+    else:
+        index, encoder = None, encoder or Encoder.from_pretrained(default_checkpoint())
+    limits = ServerLimits(max_bytes=arguments.max_mb << 20, max_audio_s=60 * arguments.max_minutes)
+    app = create_app(encoder, index, limits, os.environ.get("CLSR_API_KEY"))
+    uvicorn.run(
+        app, host=arguments.host, port=arguments.port, log_level="warning", timeout_graceful_shutdown=30
+    )
+    return 0
+
+
 def _print_hits(hits: "list[Hit]") -> None:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = min(shutil.get_terminal_size().columns, 100)
@@ -288,7 +314,7 @@ def _hide_loading_bars() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="clsr", description="Find the moment in a recording that answers.")
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{build,index,search,ask,transcribe}"
+        dest="command", required=True, metavar="{build,index,search,ask,serve,transcribe}"
     )
 
     def command(name: str, run, takes: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -372,6 +398,15 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--clip", type=Path, metavar="DIR", help="write the hits' passages there as WAV")
     search.add_argument("--json", action="store_true", help="print JSON, with all words and times")
     search.add_argument("-f", "--format", choices=FORMATS, metavar="FORM", help="print srt, vtt, json or txt")
+
+    example = "clsr serve --index talks.clsr --port 8000"
+    serve = command("serve", _serve, "[--index DIR]", "serve OpenAI's API, and search", example)
+    serve.add_argument("--index", metavar="DIR", help="folder of the index, or s3://…; no search without one")
+    serve.add_argument("--model", metavar="CKPT", help="checkpoint; default: the index's own")
+    serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    serve.add_argument("--port", type=int, default=8000, help="port (8000); the key is CLSR_API_KEY's value")
+    serve.add_argument("--max-mb", type=int, default=200, metavar="N", help="largest request (200)")
+    serve.add_argument("--max-minutes", type=float, default=180, metavar="N", help="longest recording (180)")
 
     example = "clsr transcribe talks/ -f srt"
     transcribe = command("transcribe", _transcribe, "PATH…", "write transcripts and subtitles", example)

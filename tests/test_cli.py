@@ -41,7 +41,9 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
     return code, written.out, written.err
 
 
-@pytest.mark.parametrize("command", [[], ["build"], ["index"], ["search"], ["ask"], ["transcribe"]])
+@pytest.mark.parametrize(
+    "command", [[], ["build"], ["index"], ["search"], ["ask"], ["transcribe"], ["serve"]]
+)
 def test_help_fits_a_screen_and_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, *command, "--help")
     assert code == 0

@@ -1,0 +1,1 @@
+"""CLSR in other libraries; each module needs its library, which is an extra."""

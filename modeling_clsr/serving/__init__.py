@@ -1,0 +1,1 @@
+"""A server that speaks OpenAI's API for embeddings and transcriptions, and searches an index."""

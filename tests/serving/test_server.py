@@ -1,0 +1,296 @@
+"""The server on loopback, asked by the real openai client and by raw sockets."""
+
+import asyncio
+import base64
+import io
+import json
+import socket
+import threading
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+import soundfile
+import srt
+
+openai = pytest.importorskip("openai", reason="the extra dev is not installed")
+uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
+
+from modeling_clsr.retrieval import SpeechIndex  # noqa: E402
+from modeling_clsr.serving.app import ServerLimits, create_app  # noqa: E402
+from tests.retrieval.conftest import write_talks  # noqa: E402
+from tests.retrieval.known_clips import KnownClips  # noqa: E402
+
+LIMITS = ServerLimits(max_bytes=3_000_000, max_audio_s=60.0, max_inputs=8, upload_timeout_s=1.0)
+
+
+class Tokens:
+    """Counts words where a tokenizer counts tokens."""
+
+    def __call__(self, texts, **settings):
+        return {"input_ids": [text.split() for text in texts]}
+
+
+class Processor:
+    tokenizer = Tokens()
+
+
+class Heard(KnownClips):
+    processor = Processor()
+
+
+@contextmanager
+def serving(app):
+    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    try:
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join(timeout=20)
+        assert not thread.is_alive()  # it stops, and in time
+
+
+@pytest.fixture(scope="module")
+def clips(reread):
+    from modeling_clsr.data.audio import load_audio
+
+    return {row["transcript"]: load_audio(row["path"]) for row in reread[:12]}
+
+
+@pytest.fixture(scope="module")
+def encoder(clips):
+    return Heard(clips)
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory, clips, encoder):
+    folder = tmp_path_factory.mktemp("served")
+    write_talks(folder / "talks", clips)
+    index = SpeechIndex.create(folder / "index", encoder)
+    index.add([folder / "talks"])
+    return index
+
+
+@pytest.fixture(scope="module")
+def port(encoder, index):
+    with serving(create_app(encoder, index, LIMITS)) as port:
+        yield port
+
+
+@pytest.fixture
+def client(port):
+    return openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+
+
+def flac(samples):
+    buffer = io.BytesIO()
+    soundfile.write(buffer, samples, 16000, format="FLAC")
+    return buffer.getvalue()
+
+
+def post(port, path, body, headers=None):
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    for name, value in (headers or {}).items():
+        request.add_header(name, value)
+    with urllib.request.urlopen(request, timeout=20) as response:
+        return json.load(response)
+
+
+def test_openai_client_gets_the_vectors_of_texts_and_clips(client, encoder, clips):
+    texts = ["who kept the lamp?", "printing"]
+    expected = encoder.encode_texts(texts)
+    for form in ("float", "base64"):  # the client asks for base64 by itself
+        answer = client.embeddings.create(model="clsr", input=texts, encoding_format=form)
+        np.testing.assert_allclose(
+            [
+                np.frombuffer(base64.b64decode(d.embedding), "<f4") if form == "base64" else d.embedding
+                for d in answer.data
+            ]
+            if isinstance(answer.data[0].embedding, str)
+            else [d.embedding for d in answer.data],
+            expected,
+            atol=1e-6,
+        )
+        assert answer.usage.prompt_tokens == 5
+    text, clip = next(iter(clips.items()))
+    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(flac(clip)).decode()}}
+    answer = client.embeddings.create(model="clsr", input=["printing", part])
+    np.testing.assert_allclose(answer.data[0].embedding, expected[1], atol=1e-6)
+    assert float(np.dot(answer.data[1].embedding, encoder.encode_texts([text])[0])) > 0.99
+
+
+def test_openai_client_gets_transcripts_in_every_form(client, clips):
+    first, second = list(clips)[:2]
+    gap = np.zeros(40000, np.float32)
+    audio = flac(np.concatenate([clips[first], gap, clips[second]]))
+    ask = client.audio.transcriptions.create
+    assert ask(model="clsr", file=("a.flac", audio)).text == f"{first} {second}"
+    full = ask(
+        model="clsr", file=("a.flac", audio), response_format="verbose_json", timestamp_granularities=["word"]
+    )
+    assert full.duration == pytest.approx(
+        (len(clips[first]) + len(gap) + len(clips[second])) / 16000, abs=0.01
+    )
+    assert " ".join(word.word for word in full.words) == f"{first} {second}"
+    later = full.words[len(first.split())]
+    assert later.start == pytest.approx((len(clips[first]) + len(gap)) / 16000, abs=0.3)
+    assert len(full.segments) == 2
+    cues = list(srt.parse(ask(model="clsr", file=("a.flac", audio), response_format="srt")))
+    assert " ".join(" ".join(cue.content.split()) for cue in cues) == f"{first} {second}"
+    assert ask(model="clsr", file=("a.flac", audio), response_format="vtt").startswith("WEBVTT")
+    assert ask(model="clsr", file=("a.flac", audio), response_format="text").strip() == f"{first} {second}"
+    assert ask(model="clsr", file=("a.flac", flac(np.zeros(32000, np.float32)))).text == ""
+
+
+def test_search_gives_the_hits_of_the_python_api(port, index, clips):
+    question = list(clips)[3]
+    answer = post(port, "/v1/search", {"query": question, "k": 2})
+    expected = index.search(question, k=2)
+    assert [hit["start_s"] for hit in answer["hits"]] == [hit.start_s for hit in expected]
+    assert answer["hits"][0]["moment"]["text"] == expected[0].moment.text
+
+
+@pytest.mark.parametrize(
+    ("call", "status", "message"),
+    [
+        (lambda c: c.embeddings.create(model="m", input=[]), 400, "there are 0 inputs"),
+        (lambda c: c.embeddings.create(model="m", input=["a"] * 9), 400, "there are 9 inputs but 1 to 8"),
+        (lambda c: c.embeddings.create(model="m", input=" "), 400, "an input is an empty text"),
+        (lambda c: c.embeddings.create(model="m", input=[[1, 2]]), 400, "input 0 is neither a text nor"),
+        (
+            lambda c: c.audio.transcriptions.create(model="m", file=("a.wav", b"no audio at all")),
+            400,
+            "the upload begins with b'no audio'",
+        ),
+        (
+            lambda c: c.audio.transcriptions.create(model="m", file=("a.flac", flac(np.zeros(70 * 16000)))),
+            413,
+            "lasts 70 s but at most 60 s",
+        ),
+        (lambda c: c.audio.transcriptions.create(model="m", file=("a.flac", b"")), 400, "has 0 bytes"),
+        (
+            lambda c: c.audio.transcriptions.create(model="m", file=("a.flac", b"x"), response_format="doc"),
+            400,
+            "response_format is 'doc'",
+        ),
+    ],
+)
+def test_bad_requests_are_answered_in_one_line(client, call, status, message):
+    with pytest.raises(openai.APIStatusError, match=message) as raised:
+        call(client)
+    assert raised.value.status_code == status
+
+
+def test_search_without_an_index_or_with_a_bad_mode_is_refused(encoder, port):
+    with serving(create_app(encoder, None, LIMITS)) as other:
+        for place, body, status in (
+            (other, {"query": "who?"}, 404),
+            (port, {"query": "who?", "mode": "magic"}, 400),
+            (port, {"query": "who?", "k": 0}, 400),
+        ):
+            with pytest.raises(urllib.error.HTTPError) as raised:
+                post(place, "/v1/search", body)
+            assert raised.value.code == status and "message" in json.load(raised.value)["error"]
+
+
+def test_large_upload_is_refused_before_it_is_read(port):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(
+            b"POST /v1/audio/transcriptions HTTP/1.1\r\nHost: x\r\nContent-Length: 2147483648\r\n\r\n"
+        )
+        assert b"413" in raw.recv(4096).split(b"\r\n")[0]
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:  # its length is not said
+        raw.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        piece = b"100000\r\n" + b"x" * 0x100000 + b"\r\n"
+        answer = b""
+        try:
+            for _ in range(8):
+                raw.sendall(piece)
+            answer = raw.recv(4096)
+        except (BrokenPipeError, ConnectionResetError):
+            answer = answer or raw.recv(4096)
+        assert b"413" in answer.split(b"\r\n")[0]
+
+
+def test_slow_client_is_answered_and_does_not_hold_the_others(port, client):
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
+        assert client.embeddings.create(model="m", input="quick").data
+        assert b"408" in raw.recv(4096).split(b"\r\n")[0]
+
+
+def test_key_is_asked_for_where_one_is_set(encoder, index):
+    with serving(create_app(encoder, index, LIMITS, api_key="secret")) as port:
+        good, bad = (
+            openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key=key, max_retries=0)
+            for key in ("secret", "guess")
+        )
+        assert good.embeddings.create(model="m", input="who?").data
+        with pytest.raises(openai.AuthenticationError, match="the API key is missing or wrong"):
+            bad.embeddings.create(model="m", input="who?")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as response:
+            assert json.load(response)["status"] == "ok"
+
+
+def test_two_hundred_clients_are_served_or_told_to_come_back_and_share_batches(encoder, index):
+    limits = ServerLimits(max_waiting=150)
+    with serving(create_app(encoder, index, limits)) as port:
+
+        def ask(number):
+            client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+            try:
+                answer = client.embeddings.create(
+                    model="m", input=f"question {number}", encoding_format="float"
+                )
+                return number, np.array(answer.data[0].embedding)
+            except openai.APIStatusError as error:
+                assert error.status_code == 503 and error.response.headers["retry-after"] == "1"
+                return number, None
+
+        with ThreadPoolExecutor(200) as pool:
+            answers = list(pool.map(ask, range(200)))
+        served = [(number, vector) for number, vector in answers if vector is not None]
+        assert len(answers) == 200 and len(served) >= 100
+        for number, vector in served:
+            np.testing.assert_allclose(vector, encoder.encode_texts([f"question {number}"])[0], atol=1e-6)
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            metrics = dict(
+                line.rsplit(" ", 1) for line in response.read().decode().splitlines() if line[0] != "#"
+            )
+        assert (
+            float(metrics["clsr_inputs_total"]) == len(served) and float(metrics["clsr_inputs_waiting"]) == 0
+        )
+        assert float(metrics["clsr_batches_total"]) < len(served)
+        assert float(metrics['clsr_requests_total{path="/v1/embeddings",status="200"}']) == len(served)
+
+
+def test_one_bad_input_does_not_fail_the_others_of_its_batch():
+    from modeling_clsr.serving.batcher import Batcher, BusyError
+
+    def double(items):
+        if None in items:
+            raise ValueError("a bad one")
+        return [2 * item for item in items]
+
+    async def together():
+        batcher = Batcher(double, max_batch=8, max_waiting=6, wait_s=0.1)
+        results = await asyncio.gather(
+            batcher.submit([1, 2]), batcher.submit([None]), batcher.submit([3]), return_exceptions=True
+        )
+        with pytest.raises(BusyError, match="0 inputs wait and 7 more came but at most 6"):
+            await batcher.submit([0] * 7)
+        assert batcher.waiting == 0
+        batcher.close()
+        return results
+
+    first, bad, last = asyncio.run(together())
+    assert first == [2, 4] and last == [6] and isinstance(bad, ValueError)
