@@ -35,7 +35,7 @@ K = 10
 
 def seed_vectors(texts: list[str]) -> np.ndarray:
     """Embed sentences with the text encoder of the default checkpoint."""
-    from modeling_clsr.evaluation.systems import sentence_encoder
+    from modeling_clsr.evaluation.scoring import sentence_encoder
     from modeling_clsr.hub.parts import minilm_folder
 
     return sentence_encoder(minilm_folder())(texts).astype(np.float32)

@@ -36,6 +36,7 @@ SETTINGS = {
     "post": ("--stage", "post"),
     "post, transcripts cached": ("--stage", "post", "--cache", "transcripts"),
     "selfdistil": ("--stage", "selfdistil"),
+    "dual": ("--stage", "dual"),
 }
 
 

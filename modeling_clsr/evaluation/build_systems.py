@@ -19,15 +19,8 @@ from .recognisers import (
     load_faster_whisper,
     transformers_recogniser,
 )
-from .systems import (
-    HYBRID_WEIGHT,
-    CascadeSystem,
-    CLSRSystem,
-    EncodeTexts,
-    System,
-    TextSystem,
-    sentence_encoder,
-)
+from .scoring import EncodeTexts, sentence_encoder
+from .systems import CascadeSystem, CLSRSystem, System, TextSystem
 
 SYSTEMS = (
     "text",
@@ -35,6 +28,8 @@ SYSTEMS = (
     "cascade",
     "cascade-batched",
     "cascade-hybrid",
+    "cascade-moments",
+    "cascade-search",
     "bm25",
     "clap",
     "st",
@@ -42,6 +37,8 @@ SYSTEMS = (
     "speechdpr",
     "clsr",
     "clsr-hybrid",
+    "clsr-moments",
+    "clsr-search",
 )
 NEED_A_MODEL = ("st", "dual", "speechdpr")  # each has an argument of its name
 
@@ -68,28 +65,28 @@ def build_systems(args: Any, cache_dir: Path) -> list[System]:
         name, _, checkpoint = entry.partition("=")
         if not checkpoint:
             raise ValueError(f"--also is {entry!r} but must be NAME=CHECKPOINT; write it so")
-        systems.append(CLSRSystem(Encoder.from_pretrained(checkpoint), 0.0, cache_dir, name))
+        systems.append(CLSRSystem(Encoder.from_pretrained(checkpoint), cache_dir=cache_dir, name=name))
     return systems
 
 
 def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
-    hybrid = HYBRID_WEIGHT if name.endswith("-hybrid") else 0.0
-    if name == "text":
-        return TextSystem(parts.encode_texts, name)
-    if name == "bm25-true":
-        return TextSystem(None, name)
-    if name.startswith("cascade") or name == "bm25":
-        encode = None if name == "bm25" else parts.encode_texts
-        batched = name == "cascade-batched"
+    family, _, last = name.partition("-")
+    scoring = {"": "dense", "true": "bm25", "batched": "dense"}.get(last, last)
+    if family == "text" or name == "bm25-true":
+        return TextSystem(parts.encode_texts, scoring, name)
+    if family in ("cascade", "bm25"):
+        batched = last == "batched"
         hear, key = parts.recogniser(batched), parts.recogniser_key(batched)
-        return CascadeSystem(hear, key, encode, hybrid, cache_dir, name)
+        scoring = "bm25" if family == "bm25" else scoring
+        return CascadeSystem(hear, key, parts.encode_texts, scoring, cache_dir, name)
     if name == "clap":
         return clap(*parts.clap, cache_dir, name)
     if name == "st":
         return sentence_transformers_system(parts.args.st, cache_dir, name)
     if name in ("dual", "speechdpr"):
-        return CLSRSystem(Encoder.from_pretrained(getattr(parts.args, name)), 0.0, cache_dir, name)
-    return CLSRSystem(parts.clsr, hybrid, cache_dir, name)
+        encoder = Encoder.from_pretrained(getattr(parts.args, name))
+        return CLSRSystem(encoder, cache_dir=cache_dir, name=name)
+    return CLSRSystem(parts.clsr, scoring, cache_dir, name)
 
 
 class Parts:

@@ -13,7 +13,6 @@ from functools import partial
 from pathlib import Path
 from typing import Protocol
 
-import bm25s
 import numpy as np
 from tqdm import tqdm
 
@@ -22,10 +21,9 @@ from ..data.manifest import Row
 from ..data.sampler import length_batches
 from ..retrieval.encoder import Encoder
 from .recognisers import Recogniser
+from .scoring import EncodeTexts, score_texts
 
 BATCH_SIZE = 8
-EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
-HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine, from the first recipe
 
 
 @dataclass
@@ -119,19 +117,18 @@ class TextSystem:
     """A text retriever on true transcripts: the upper bound.
 
     Args:
-        encode: of a text retriever; None ranks by BM25.
+        encode: of a text retriever; not used by the scoring "bm25".
+        scoring: one of `scoring.SCORINGS`.
         name: in the tables.
     """
 
-    def __init__(self, encode: EncodeTexts | None, name: str = "text"):
-        self.encode, self.name = encode, name
+    def __init__(self, encode: EncodeTexts, scoring: str = "dense", name: str = "text"):
+        self.encode, self.scoring, self.name = encode, scoring, name
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
-        """Score by cosine, or by BM25."""
+        """Score as `score_texts` does."""
         texts = [row.transcript or "" for row in passages]
-        if self.encode is None:
-            return Scored(bm25_scores(questions, texts), texts)
-        return Scored(cosines(self.encode, questions, texts), texts)
+        return Scored(score_texts(self.scoring, self.encode, questions, texts), texts)
 
 
 class CLSRSystem:
@@ -139,25 +136,24 @@ class CLSRSystem:
 
     Args:
         encoder: of the checkpoint.
-        hybrid: weight of BM25 on its transcripts; 0 for the vectors alone.
+        scoring: one of `scoring.SCORINGS`.
         cache_dir: of `Cache`.
         name: in the tables.
     """
 
     def __init__(
-        self, encoder: Encoder, hybrid: float = 0.0, cache_dir: Path | None = None, name: str = "clsr"
+        self, encoder: Encoder, scoring: str = "dense", cache_dir: Path | None = None, name: str = "clsr"
     ):
-        self.encoder, self.hybrid, self.name = encoder, hybrid, name
+        self.encoder, self.scoring, self.name = encoder, scoring, name
         self.cache = Cache(cache_dir, f"clsr/{encoder.fingerprint}")
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
-        """Score by cosine, plus weighted BM25."""
+        """Score as `score_texts` does, with the vectors of the one pass over the audio."""
         entries = self.cache.fill(passages, self._hear, self.name)
         texts = [entry.text or "" for entry in entries]
         vectors = np.array([entry.vector for entry in entries], dtype=np.float32)
-        scores: np.ndarray = self.encoder.encode_texts(list(questions), truncation=True) @ vectors.T
-        if self.hybrid:
-            scores = scores + self.hybrid * bm25_scores(questions, texts)
+        encode = partial(self.encoder.encode_texts, truncation=True)
+        scores = score_texts(self.scoring, encode, questions, texts, vectors)
         return Scored(scores, texts, sum(entry.seconds for entry in entries))
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
@@ -176,8 +172,8 @@ class CascadeSystem:
     Args:
         recogniser: see `recognisers`.
         recogniser_key: names it and its settings, for the cache.
-        encode: of a text retriever; None ranks by BM25 alone.
-        hybrid: weight of BM25 beside the cosine.
+        encode: of a text retriever; not used by the scoring "bm25".
+        scoring: one of `scoring.SCORINGS`.
         cache_dir: of `Cache`.
         name: in the tables.
     """
@@ -186,12 +182,12 @@ class CascadeSystem:
         self,
         recogniser: Recogniser,
         recogniser_key: str,
-        encode: EncodeTexts | None,
-        hybrid: float = 0.0,
+        encode: EncodeTexts,
+        scoring: str = "dense",
         cache_dir: Path | None = None,
         name: str = "cascade",
     ):
-        self.recogniser, self.encode, self.hybrid, self.name = recogniser, encode, hybrid, name
+        self.recogniser, self.encode, self.scoring, self.name = recogniser, encode, scoring, name
         self.cache = Cache(cache_dir, f"recogniser/{recogniser_key}")
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
@@ -199,12 +195,10 @@ class CascadeSystem:
         entries = self.cache.fill(passages, self._hear, self.name)
         texts = [entry.text or "" for entry in entries]
         start = time.perf_counter()
-        words = bm25_scores(questions, texts) if self.hybrid or self.encode is None else 0.0
-        if self.encode is None:
-            scores: np.ndarray = np.asarray(words)
-        else:
-            scores = cosines(self.encode, questions, texts) + self.hybrid * words
-        return Scored(scores, texts, sum(e.seconds for e in entries) + time.perf_counter() - start)
+        vectors = None if self.scoring == "bm25" else self.encode(texts)
+        embedding_s = time.perf_counter() - start
+        scores = score_texts(self.scoring, self.encode, questions, texts, vectors)
+        return Scored(scores, texts, sum(entry.seconds for entry in entries) + embedding_s)
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
         return clip_entries(waveforms, lambda clips: [(text, None) for text in self.recogniser(clips)])
@@ -219,37 +213,6 @@ def clip_entries(
     found = list(hear(waveforms))
     share = (time.perf_counter() - start) / len(waveforms)
     return [Entry(text, vector, share) for text, vector in found]
-
-
-def sentence_encoder(model: str | Path) -> EncodeTexts:
-    """Return the text encoder of any sentence-transformers model."""
-    from sentence_transformers import SentenceTransformer
-
-    encoder = SentenceTransformer(str(model), device="cpu")
-    return partial(encoder.encode, normalize_embeddings=True, show_progress_bar=False)
-
-
-def cosines(encode: EncodeTexts, questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """Return (Q, N) cosines of texts."""
-    return encode(list(questions)) @ encode(list(texts)).T
-
-
-def bm25_scores(questions: Sequence[str], texts: Sequence[str]) -> np.ndarray:
-    """Return (Q, N) BM25 scores (Lucene's variant), words lower-cased, without a stop list."""
-    if not any(any(c.isalnum() for c in text) for text in texts):
-        return np.zeros((len(questions), len(texts)), dtype=np.float32)
-    retriever = bm25s.BM25(method="lucene")
-    retriever.index(bm25s.tokenize(list(texts), stopwords=None, show_progress=False), show_progress=False)
-    asked = bm25s.tokenize(list(questions), stopwords=None, return_ids=False, show_progress=False)
-    known = retriever.vocab_dict
-    return np.stack(
-        [
-            retriever.get_scores(found)
-            if (found := [word for word in words if word in known])
-            else np.zeros(len(texts), dtype=np.float32)
-            for words in asked
-        ]
-    )
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

@@ -68,7 +68,7 @@ def find_moments(
     candidates = []  # (hit, first word, end word, characters, number of sentences)
     for number, (transcript, words) in enumerate(zip(transcripts, word_lists, strict=True)):
         spans = character_spans(transcript, words)
-        for first, end, count in _windows(words):
+        for first, end, count in sentence_windows(words):
             candidates.append((number, first, end, (spans[first][0], spans[end - 1][1]), count))
     moments: list[Moment | None] = [None] * len(transcripts)
     if not candidates:
@@ -85,7 +85,7 @@ def find_moments(
     return moments
 
 
-def _windows(words: list[Word]) -> Iterator[tuple[int, int, int]]:
+def sentence_windows(words: list[Word]) -> Iterator[tuple[int, int, int]]:
     """Yield (first word, end word, number of sentences) of each sentence and of each two neighbours."""
     sentences = list(split_sentences(words))
     for first, end in sentences:

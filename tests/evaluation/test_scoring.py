@@ -1,0 +1,61 @@
+"""Scoring of transcripts: each rule against its plain meaning, and against the search of an index."""
+
+import numpy as np
+import pytest
+
+from modeling_clsr import Word
+from modeling_clsr.evaluation.scoring import bm25_scores, score_texts
+from modeling_clsr.retrieval.moments import find_moments
+from modeling_clsr.retrieval.search import joint_score
+from tests.retrieval.known_clips import KnownClips, embed
+
+TEXTS = [
+    "The harbour was quiet. The lighthouse was built of granite in spring. Nobody came to see it shine.",
+    "The bees are kept by the miller. He sells honey on Sundays.",
+    "",
+]
+QUESTIONS = ["Who sells honey?", "When was the lighthouse built of granite?"]
+
+
+def encode(texts):
+    return np.stack([embed(text) for text in texts])
+
+
+def test_bm25_finds_rare_words_and_survives_unknown_ones():
+    texts = ["the sea and the road", "the bee and the lamp", "the road"]
+    scores = bm25_scores(["the bee", "zebra"], texts)
+    assert scores[0].argmax() == 1
+    assert scores[1].tolist() == [0.0, 0.0, 0.0]
+    assert bm25_scores(["the bee"], ["", " "]).tolist() == [[0.0, 0.0]]
+
+
+def test_dense_is_the_cosine_and_hybrid_adds_a_little_of_the_words():
+    dense = score_texts("dense", encode, QUESTIONS, TEXTS)
+    np.testing.assert_allclose(dense, encode(QUESTIONS) @ encode(TEXTS).T)
+    given = score_texts("dense", encode, QUESTIONS, TEXTS, vectors=encode(TEXTS)[::-1])
+    np.testing.assert_allclose(given, dense[:, ::-1])
+    hybrid = score_texts("hybrid", encode, QUESTIONS, TEXTS)
+    np.testing.assert_allclose(hybrid, dense + 0.01 * bm25_scores(QUESTIONS, TEXTS))
+
+
+def test_moments_are_those_that_search_finds():
+    scores = score_texts("moments", encode, QUESTIONS, TEXTS)
+    words = [[Word(w, float(n), n + 1.0, 1.0) for n, w in enumerate(text.split())] for text in TEXTS]
+    dense = encode(QUESTIONS) @ encode(TEXTS).T
+    for row, question in enumerate(QUESTIONS):
+        moments = find_moments(KnownClips({}), embed(question), TEXTS, words)
+        expected = [joint_score(float(c), moment) for c, moment in zip(dense[row], moments, strict=True)]
+        np.testing.assert_allclose(scores[row], expected, atol=1e-6)
+
+
+def test_search_fuses_the_ranks_of_moments_and_words():
+    scores = score_texts("search", encode, ["honey lighthouse"], [*TEXTS, "honey"])
+    joint = score_texts("moments", encode, ["honey lighthouse"], [*TEXTS, "honey"])[0]
+    words = bm25_scores(["honey lighthouse"], [*TEXTS, "honey"])[0]
+    for place in range(4):
+        expected = 1 / (60 + 1 + int((joint > joint[place]).sum()))
+        if words[place] > 0:
+            expected += 1 / (60 + 1 + int((words > words[place]).sum()))
+        assert scores[0, place] == pytest.approx(expected)
+    with pytest.raises(ValueError, match="scoring is 'magic' but must be one of dense, hybrid"):
+        score_texts("magic", encode, QUESTIONS, TEXTS)
