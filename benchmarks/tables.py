@@ -67,6 +67,8 @@ def figures_table() -> str:
 
 def learning_table() -> str:
     """Return the Markdown table of `benchmarks/learning.py`."""
+    if not path_of("learning").is_file():
+        return "Not measured yet."
     result = read("learning")
     figures = result["figures"]
     lines = [

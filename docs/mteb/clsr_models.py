@@ -1,7 +1,6 @@
 """CLSR in mteb: the file of the pull request, mteb/models/model_implementations/clsr_models.py.
 
-Until it is there, `mteb run -m FOLDER -t SpokenSQuADT2ARetrieval` takes a checkpoint folder as a sentence-transformers
-model, and `modeling_clsr.integrations.mteb.clsr_base_en` is this metadata.
+Until it is there: `mteb.evaluate(modeling_clsr.integrations.mteb.load(FOLDER), tasks)`.
 """
 
 from mteb.models import ModelMeta

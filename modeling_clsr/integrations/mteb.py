@@ -3,6 +3,8 @@
 The same file stands in `docs/mteb` as it would in mteb's own repository.
 """
 
+from pathlib import Path
+
 try:
     from mteb.models import ModelMeta
     from mteb.models.sentence_transformer_wrapper import SentenceTransformerEncoderWrapper
@@ -10,6 +12,19 @@ except ImportError as error:
     raise ImportError(
         'the mteb metadata needs mteb, which is not installed; install the extra "mteb" of this package'
     ) from error
+
+
+def load(folder: str | Path, device: str | None = None) -> SentenceTransformerEncoderWrapper:
+    """Load a checkpoint folder for `mteb.evaluate`, which cannot tell by itself that a local folder takes audio.
+
+    Args:
+        folder: of the checkpoint.
+        device: "cuda" or "cpu".
+    """
+    model = SentenceTransformerEncoderWrapper(str(folder), device=device, **clsr_base_en.loader_kwargs)
+    model.mteb_model_meta = clsr_base_en.model_copy(update={"revision": "local"})
+    return model
+
 
 clsr_base_en = ModelMeta(
     loader=SentenceTransformerEncoderWrapper,

@@ -110,8 +110,8 @@ def create_app(
     app = FastAPI(title="CLSR", lifespan=lifespan)
     _add_errors(app)
     _add_routes(app, service)
-    counted = _Counting(app, service.requests)
-    return Limits(counted, limits.max_bytes, limits.upload_timeout_s, api_key)
+    limited = Limits(app, limits.max_bytes, limits.upload_timeout_s, api_key)
+    return _Counting(limited, service.requests)
 
 
 class _Service:

@@ -40,10 +40,13 @@ class Limits:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        refusals: list[_RefusedError] = []
         begun = False
 
         async def watched_send(message: dict[str, Any]) -> None:
             nonlocal begun
+            if refusals and not begun:  # what the framework makes of the broken body is not our answer
+                return
             begun = True
             await send(message)
 
@@ -52,10 +55,11 @@ class Limits:
             declared = headers.get(b"content-length", b"0")
             if declared.isdigit() and int(declared) > self.max_bytes:
                 raise self._too_large(int(declared))
-            await self.app(scope, self._limited(receive), watched_send)
+            await self.app(scope, self._limited(receive, refusals), watched_send)
         except _RefusedError as refused:
-            if not begun:
-                await _answer(send, refused.status, str(refused))
+            refusals.append(refused)
+        if refusals and not begun:
+            await _answer(send, refusals[0].status, str(refusals[0]))
 
     def _check_key(self, path: str, headers: dict[bytes, bytes]) -> None:
         if self.api_key is None or path in OPEN_PATHS:
@@ -64,21 +68,25 @@ class Limits:
         if not hmac.compare_digest(given, self.api_key.encode()):
             raise _RefusedError(401, "the API key is missing or wrong; send `Authorization: Bearer KEY`")
 
-    def _limited(self, receive: Receive) -> Receive:
+    def _limited(self, receive: Receive, refusals: list[_RefusedError]) -> Receive:
+        """Watch a body while it is read; a refusal is noted, because frameworks swallow what reading raises."""
         read = 0
+
+        def refused(error: _RefusedError) -> _RefusedError:
+            refusals.append(error)
+            return error
 
         async def limited() -> dict[str, Any]:
             nonlocal read
             try:
                 message = await asyncio.wait_for(receive(), self.upload_timeout_s if read >= 0 else None)
             except TimeoutError:
-                raise _RefusedError(
-                    408, f"no data came for {self.upload_timeout_s:g} s; send faster"
-                ) from None
+                message_text = f"no data came for {self.upload_timeout_s:g} s; send faster"
+                raise refused(_RefusedError(408, message_text)) from None
             if message["type"] == "http.request":
                 read += len(message.get("body", b""))
                 if read > self.max_bytes:
-                    raise self._too_large(read)
+                    raise refused(self._too_large(read))
                 if not message.get("more_body", False):
                     read = -1  # all is here: what follows is the client going away, which may take its time
             return message
