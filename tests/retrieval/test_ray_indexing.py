@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 import soundfile
 
@@ -45,16 +46,16 @@ def rows(index: SpeechIndex) -> list[dict]:
 
 def kill_a_worker(killed: list[int]) -> None:
     """Kill one actor once it has begun to work."""
-    from ray.util.state import list_actors
-
-    for _ in range(600):
-        alive = [actor for actor in list_actors() if actor.state == "ALIVE" and actor.pid]
-        if alive:
-            time.sleep(0.5)
-            os.kill(alive[0].pid, signal.SIGKILL)
-            killed.append(alive[0].pid)
-            return
-        time.sleep(0.1)
+    for _ in range(1200):
+        for process in psutil.process_iter(["pid", "cmdline"]):
+            if any(
+                "IndexWorker" in part and part.startswith("ray::") for part in process.info["cmdline"] or []
+            ):
+                time.sleep(1.0)
+                os.kill(process.info["pid"], signal.SIGKILL)
+                killed.append(process.info["pid"])
+                return
+        time.sleep(0.05)
 
 
 @pytest.mark.slow
