@@ -312,7 +312,11 @@ def _hide_loading_bars() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="clsr", description="Find the moment in a recording that answers.")
+    parser = argparse.ArgumentParser(
+        prog="clsr",
+        description="Find the moment in a recording that answers.",
+        epilog="--debug behind a command shows the trace of an error",
+    )
     commands = parser.add_subparsers(
         dest="command", required=True, metavar="{build,index,search,ask,serve,transcribe}"
     )
@@ -327,7 +331,7 @@ def _parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         sub.set_defaults(run=run)
-        sub.add_argument("--debug", action="store_true", help="show the trace of an error")
+        sub.add_argument("--debug", action="store_true", help=argparse.SUPPRESS)  # the trace of an error
         return sub
 
     def add_index(sub: argparse.ArgumentParser) -> None:

@@ -8,6 +8,8 @@ from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..hub.build import default_checkpoint
 from ..hub.parts import write_whisper_ct2
 from ..retrieval.encoder import Encoder
@@ -89,6 +91,15 @@ def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
     return CLSRSystem(parts.clsr, scoring, cache_dir, name)
 
 
+def encode_heard(encoder: Encoder, texts: list[str]) -> np.ndarray:
+    """Embed texts, (N, D); where nothing was heard the vector is 0 and its cosines, too."""
+    heard = [place for place, text in enumerate(texts) if text.strip()]
+    vectors = np.zeros((len(texts), encoder.embed_dim), dtype=np.float32)
+    if heard:
+        vectors[heard] = encoder.encode_texts([texts[place] for place in heard], truncation=True)
+    return vectors
+
+
 class Parts:
     """Models that several systems share."""
 
@@ -100,7 +111,7 @@ class Parts:
         """The text retriever of the controls: the one inside the checkpoint under test, or `--text_encoder`."""
         if self.args.text_encoder:
             return sentence_encoder(self.args.text_encoder)
-        return partial(self.clsr.encode_texts, truncation=True)
+        return partial(encode_heard, self.clsr)
 
     @cached_property
     def clsr(self) -> Encoder:

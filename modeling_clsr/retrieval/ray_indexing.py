@@ -4,6 +4,7 @@ Enters: an index and recordings. Leaves: the same rows that one process writes. 
 process writes, so that a worker that dies costs the recordings it was at, which Ray gives to another.
 """
 
+import logging
 import pickle
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -90,7 +91,7 @@ def add_with_ray(
     if not recordings:
         return report
     if not ray.is_initialized():
-        ray.init(address=address, log_to_driver=False, logging_level="error", include_dashboard=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, include_dashboard=False)
     gpus = int(ray.cluster_resources().get("GPU", 0))
     cores = int(ray.cluster_resources().get("CPU", 1))
     pool = min(workers or gpus or max(cores // 2, 1), len(recordings))

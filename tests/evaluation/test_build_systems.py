@@ -8,7 +8,8 @@ import soundfile
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
 from modeling_clsr.data.manifest import Row
-from modeling_clsr.evaluation.build_systems import NEED_A_MODEL, SYSTEMS, build_systems
+from modeling_clsr.evaluation.build_systems import NEED_A_MODEL, SYSTEMS, build_systems, encode_heard
+from modeling_clsr.retrieval.encoder import Encoder
 from tests.tiny_parts import noise_clips, tiny_parts
 from tests.training.tiny_runs import tone_rows
 
@@ -78,3 +79,10 @@ def test_untrained_clap_is_a_floor_that_hears_long_clips(tiny_checkpoint, tmp_pa
     (system,) = build_systems(arguments(systems="clap", checkpoint=str(tiny_checkpoint)), tmp_path / "cache")
     scored = system.score(["the sea"], [Row("long", str(tmp_path / "long.wav"), duration=12.0)])
     assert scored.scores.shape == (1, 1) and np.isfinite(scored.scores).all()
+
+
+def test_where_nothing_was_heard_nothing_is_near(tiny_checkpoint):
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    vectors = encode_heard(encoder, ["the sea", "", " "])
+    np.testing.assert_array_equal(vectors[0], encoder.encode_texts(["the sea"])[0])
+    assert not vectors[1:].any() and not encode_heard(encoder, [""]).any()

@@ -1,5 +1,6 @@
 """Indexing by Ray: two workers, one of them killed, write what one process writes."""
 
+import logging
 import os
 import signal
 import threading
@@ -21,7 +22,11 @@ ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 def cluster():
     settings = {"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}}
     ray.init(
-        num_cpus=2, log_to_driver=False, logging_level="error", include_dashboard=False, runtime_env=settings
+        num_cpus=2,
+        log_to_driver=False,
+        logging_level=logging.ERROR,
+        include_dashboard=False,
+        runtime_env=settings,
     )
     yield
     ray.shutdown()
