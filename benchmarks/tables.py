@@ -9,6 +9,7 @@ import json
 from pathlib import Path
 
 from modeling_clsr.evaluation.report import render_results
+from modeling_clsr.evaluation.significance import shown_p
 
 ROOT = Path(__file__).parents[1]
 EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
@@ -89,7 +90,7 @@ def learning_table() -> str:
     for pair, row in figures["paired"].items():
         lines.append(
             f"- {pair}: {100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}), "
-            f"p = {row['p_value']:.3f}, paired over the held-out questions."
+            f"{shown_p(row['p_value'])}, paired over the held-out questions."
         )
     lines += ["", f"{result['stamp']['data']}; one question each."]
     return "\n".join(lines)

@@ -10,6 +10,7 @@ from typing import Any
 from ..hub.stamp import write_stamped
 from .paper_tables import paper_tables, read_published
 from .robustness_report import robustness_table
+from .significance import shown_p
 
 try:
     import matplotlib.figure
@@ -96,7 +97,7 @@ def markdown(figures: dict[str, Any]) -> str:
             test = tests["recall_at_1"]
             lines.append(
                 f"- {pair}, R@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
             )
         lines += _split_lines(found["systems"])
         blocks.append("\n".join(lines))
@@ -178,7 +179,7 @@ def moments_table(figures: dict[str, Any]) -> str:
             test = tests["hit_at_1"]
             lines.append(
                 f"- {pair}, hit@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
             )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -214,7 +215,7 @@ def long_form_table(figures: dict[str, Any]) -> str:
             test = tests["f1"]
             lines.append(
                 f"- {pair}, F1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
             )
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

@@ -6,6 +6,8 @@ Enters: what `robustness` found. Leaves: Markdown and PNG.
 from pathlib import Path
 from typing import Any
 
+from .significance import shown_p
+
 try:
     import matplotlib.figure
 except ImportError:  # the "train" extra
@@ -33,7 +35,7 @@ def robustness_table(figures: dict[str, Any]) -> str:
             test = tests["recall_at_1"]
             lines.append(
                 f"- {condition}, {pair}, R@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), p = {test['p_value']:.3f}"
+                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
             )
     return "\n".join(lines) + "\n"
 

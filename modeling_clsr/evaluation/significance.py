@@ -29,6 +29,15 @@ class PairedResult:
     p_value: float
 
 
+def shown_p(p_value: float) -> str:
+    """Write a p-value for people.
+
+    >>> shown_p(0.0001), shown_p(0.03)
+    ('p < 0.001', 'p = 0.030')
+    """
+    return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
 def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> tuple[float, float]:
     """Return the bootstrap 95 % interval of sum(numerators) / sum(denominators), items drawn together.
 
