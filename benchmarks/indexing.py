@@ -61,8 +61,8 @@ def clsr(
     joint = np.array(
         [
             [
-                joint_score(*pair)
-                for pair in zip(row, find_moments(encoder, vector, transcripts, words), strict=True)
+                joint_score(cosine, moment and moment.score)
+                for cosine, moment in zip(row, find_moments(encoder, vector, transcripts, words), strict=True)
             ]
             for row, vector in zip(alone, asked, strict=True)
         ]

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 INTERRUPTED = {"index": "interrupted; finished recordings are kept, run the same command again to go on"}
 FORMATS = ("srt", "vtt", "json", "txt")  # of subtitles.render, which is imported when it is needed
+FILTERS = ("file", "exclude", "mode", "after", "before")  # of SpeechIndex.search
 MARK_ON, MARK_OFF = "\x02", "\x03"  # stand for the marks while lines are broken
 PLAIN_MARKS = {MARK_ON: "»", MARK_OFF: "«"}
 COLOUR_MARKS = {MARK_ON: "\x1b[1;33m", MARK_OFF: "\x1b[0m"}
@@ -136,7 +137,7 @@ def _find(arguments: argparse.Namespace) -> "tuple[SpeechIndex, list[Hit]]":
         from .data.audio import load_audio
 
         question = load_audio(arguments.audio)
-    filters = {name: getattr(arguments, name) for name in ("file", "mode", "after", "before")}
+    filters = {name: getattr(arguments, name) for name in FILTERS}
     return index, index.search(question, arguments.k, **filters)
 
 
@@ -144,7 +145,7 @@ def _search(arguments: argparse.Namespace) -> int:
     if (arguments.question is None) == (arguments.audio is None):
         given = "neither is" if arguments.question is None else "both are"
         raise ValueError(f"a question in words or --audio is needed but {given} there; give one of them")
-    _, hits = _find(arguments)
+    index, hits = _find(arguments)
     if arguments.clip:
         _write_clips(hits, arguments.clip)
     if arguments.format:
@@ -153,9 +154,12 @@ def _search(arguments: argparse.Namespace) -> int:
         for hit in hits:
             sys.stdout.write(render(hit.words, arguments.format, hit.path))
     elif arguments.json:
-        answer = {"question": arguments.question or str(arguments.audio), "hits": _plain(hits)}
+        question = arguments.question or str(arguments.audio)
+        answer = {"question": question, "answered": index.answered(hits), "hits": _plain(hits)}
         print(json.dumps(answer, indent=2, ensure_ascii=False))
     else:
+        if index.answered(hits) is False:
+            print(f"Not answered here, as it seems; the nearest {len(hits)}:\n")
         _print_hits(hits)
     return 0
 
@@ -165,14 +169,17 @@ def _ask(arguments: argparse.Namespace) -> int:
     from .retrieval.answering import open_answer_model
 
     model = open_answer_model(arguments.lalm, arguments.lalm_name) if arguments.lalm else None
-    _, hits = _find(arguments)
+    index, hits = _find(arguments)
     answer = ask(arguments.question, hits, model)
+    answered = index.answered(hits)
     if arguments.json:
         content = {"question": arguments.question, "answer": answer.text, "model": answer.model}
+        content["answered"] = answered
         print(json.dumps(content | {"hits": _plain(hits)}, indent=2, ensure_ascii=False))
         return 0
     if answer.text is None:
-        print("No model was named (--lalm), so these are the moments that answer best:\n")
+        doubt = "; none is likely to answer" if answered is False else ""
+        print(f"No model was named (--lalm), so these are the moments that answer best{doubt}:\n")
         _print_hits(hits)
         return 0
     print(f"{answer.text}\n\nHeard by {answer.model} in:")
@@ -287,7 +294,7 @@ def _where(hit: "Hit") -> str:
 
 
 def format_hit(rank: int, hit: "Hit", marks: dict[str, str], width: int = 100) -> str:
-    """Write a hit for people: rank, score, file, times of moment and passage; the words, the moment marked.
+    """Write a hit for people: rank, score, probability, file, times; below the words, the moment marked.
 
     Args:
         rank: from 1.
@@ -302,7 +309,8 @@ def format_hit(rank: int, hit: "Hit", marks: dict[str, str], width: int = 100) -
     body = textwrap.fill(text, width, initial_indent="   ", subsequent_indent="   ")
     for placeholder, mark in marks.items():
         body = body.replace(placeholder, mark)
-    return f"{rank}. {hit.score:.3f}  {hit.path}  {_where(hit)}\n{body}\n"
+    sure = "" if hit.probability is None else f" ({hit.probability:.0%})"
+    return f"{rank}. {hit.score:.3f}{sure}  {hit.path}  {_where(hit)}\n{body}\n"
 
 
 def _hide_loading_bars() -> None:
@@ -344,6 +352,7 @@ def _parser() -> argparse.ArgumentParser:
             "--mode", choices=modes, default=modes[0], metavar="MODE", help="hybrid (default), dense or text"
         )
         sub.add_argument("--file", metavar="GLOB", help='only recordings whose path matches, as "2024/*.ogg"')
+        sub.add_argument("--exclude", metavar="GLOB", help="not the recordings whose path matches")
         for name, sense in (("after", "on this day or later"), ("before", "before this day")):
             sub.add_argument(
                 f"--{name}",
@@ -401,7 +410,7 @@ def _parser() -> argparse.ArgumentParser:
     add_filters(search, k=5)
     search.add_argument("--clip", type=Path, metavar="DIR", help="write the hits' passages there as WAV")
     search.add_argument("--json", action="store_true", help="print JSON, with all words and times")
-    search.add_argument("-f", "--format", choices=FORMATS, metavar="FORM", help="print srt, vtt, json or txt")
+    search.add_argument("-f", "--format", choices=FORMATS, metavar="F", help="print srt, vtt, json or txt")
 
     example = "clsr serve --index talks.clsr --port 8000"
     serve = command("serve", _serve, "[--index DIR]", "serve OpenAI's API, and search", example)
@@ -418,7 +427,7 @@ def _parser() -> argparse.ArgumentParser:
         "paths", nargs="+", type=Path, metavar="PATH", help="recordings, or folders of them"
     )
     transcribe.add_argument(
-        "-f", "--format", choices=FORMATS, default="txt", metavar="FORM", help="srt, vtt, json or txt (txt)"
+        "-f", "--format", choices=FORMATS, default="txt", metavar="F", help="srt, vtt, json or txt (txt)"
     )
     transcribe.add_argument(
         "--out", metavar="DIR", help="write there, or - for stdout; default: beside the recording"

@@ -26,12 +26,14 @@ from .systems import CascadeSystem, CLSRSystem, System, TextSystem
 
 SYSTEMS = (
     "text",
+    "text-search",
     "bm25-true",
     "cascade",
     "cascade-batched",
     "cascade-hybrid",
     "cascade-moments",
     "cascade-search",
+    "cascade-rrf",
     "bm25",
     "clap",
     "st",
@@ -41,6 +43,7 @@ SYSTEMS = (
     "clsr-hybrid",
     "clsr-moments",
     "clsr-search",
+    "clsr-rrf",
 )
 NEED_A_MODEL = ("st", "dual", "speechdpr")  # each has an argument of its name
 

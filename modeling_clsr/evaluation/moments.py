@@ -241,7 +241,7 @@ class CascadeMoments:
         )
         ranked = sorted(
             zip(nearest, pieces, moments, strict=True),
-            key=lambda entry: -joint_score(float(cosines[entry[0]]), entry[2]),
+            key=lambda entry: -joint_score(float(cosines[entry[0]]), entry[2].score if entry[2] else None),
         )
         return [
             FoundMoment(piece.recording, moment.start_s, moment.end_s)

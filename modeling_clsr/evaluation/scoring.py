@@ -11,12 +11,13 @@ import bm25s
 import numpy as np
 
 from ..retrieval.moments import BREVITY_MARGIN, character_spans, sentence_windows
-from ..retrieval.search import FUSION_RANK, MOMENT_SHARE
+from ..retrieval.search import MOMENT_SHARE, WORD_WEIGHT
 from ..transcript_clsr import Word
 
 EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
-SCORINGS = ("dense", "hybrid", "moments", "search", "bm25")
+SCORINGS = ("dense", "hybrid", "moments", "search", "rrf", "bm25")
 HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine
+FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
 def score_texts(
@@ -30,8 +31,9 @@ def score_texts(
 
     Args:
         scoring: "dense" is the cosine of the vectors; "bm25" counts words; "hybrid" adds 0.01 × BM25 to the cosine;
-            "moments" is the mean of the text's cosine and that of its best sentence or two, "search" the fusion of
-            moments and BM25 by the reciprocals of their ranks: both as `clsr search` ranks, over the whole pool.
+            "moments" is the mean of the text's cosine and that of its best sentence or two, "search" adds 0.2 × the
+            share of the best BM25: as `clsr search` ranks (dense, hybrid), over the whole pool. "rrf" fuses the same
+            two by the reciprocals of their ranks.
         encode: of the text retriever.
         questions: Q texts.
         texts: N transcripts.
@@ -57,6 +59,8 @@ def score_texts(
     if scoring == "moments":
         return joint
     words = bm25_scores(questions, texts)
+    if scoring == "search":
+        return joint + WORD_WEIGHT * words / np.maximum(words.max(axis=1, keepdims=True), 1e-9)
     # A text without any of the words is in no list of words.
     return _reciprocal_ranks(joint) + np.where(words > 0, _reciprocal_ranks(words), 0.0)
 

@@ -14,5 +14,6 @@ def hit_metadata(hit: Hit) -> dict[str, Any]:
         "end_s": hit.end_s,
         "recorded": hit.recorded.isoformat(),
         "score": hit.score,
+        "probability": hit.probability,
         "moment": None if hit.moment is None else asdict(hit.moment),
     }

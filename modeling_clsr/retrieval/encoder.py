@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ..data.sampler import length_batches
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
 from ..transcript_clsr import Transcript
+from .doubt import Doubt
 
-TEXT_BATCH = 64
+TEXT_BATCH = 32
 NUM_PROBES = 64  # places of each weight file that enter the fingerprint
 PROBE_BYTES = 1 << 16
 VOLATILE_FIELDS = ("_name_or_path", "transformers_version", "auto_map", "architectures")
@@ -29,13 +31,22 @@ class Encoder:
         processor: of the same checkpoint.
         name: folder or Hub id, from which a later search loads the model again.
         fingerprint: of the weights, see `checkpoint_fingerprint`.
+        doubt: its calibration, if it has one.
     """
 
-    def __init__(self, model: CLSRModel, processor: CLSRProcessor, name: str, fingerprint: str):
+    def __init__(
+        self,
+        model: CLSRModel,
+        processor: CLSRProcessor,
+        name: str,
+        fingerprint: str,
+        doubt: Doubt | None = None,
+    ):
         self.model = model.eval()
         self.processor = processor
         self.name = name
         self.fingerprint = fingerprint
+        self.doubt = doubt
         self.embed_dim: int = model.config.embed_dim
         self.sampling_rate: int = model.config.sampling_rate
         self.max_audio_s: float = model.config.max_audio_s
@@ -63,7 +74,7 @@ class Encoder:
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         model = CLSRModel.from_pretrained(folder).to(device)
         processor = CLSRProcessor.from_pretrained(folder)
-        return cls(model, processor, str(name), checkpoint_fingerprint(folder))
+        return cls(model, processor, str(name), checkpoint_fingerprint(folder), Doubt.load(folder))
 
     @torch.inference_mode()
     def encode_passages(self, waveforms: list[np.ndarray]) -> list[tuple[Transcript, np.ndarray]]:
@@ -90,12 +101,13 @@ class Encoder:
         Returns:
             (N, D) float32 unit vectors.
         """
-        vectors = []
-        for at in range(0, len(texts), TEXT_BATCH):
-            batch = self.processor(text=texts[at : at + TEXT_BATCH], truncation=truncation)
+        vectors = np.zeros((len(texts), self.embed_dim), dtype=np.float32)
+        # Like lengths together: a batch costs what its longest text costs.
+        for places in length_batches([len(text) for text in texts], TEXT_BATCH):
+            batch = self.processor(text=[texts[place] for place in places], truncation=truncation)
             output = self.model.get_text_features(**batch.to(self.model.device))
-            vectors.append(output.pooler_output.float().cpu().numpy())
-        return np.concatenate(vectors)
+            vectors[places] = output.pooler_output.float().cpu().numpy()
+        return vectors
 
 
 def checkpoint_fingerprint(folder: Path) -> str:

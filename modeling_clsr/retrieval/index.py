@@ -4,7 +4,7 @@ A recording enters the table in one commit, after its last passage, so that no c
 """
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -222,6 +222,7 @@ class SpeechIndex:
         mode: str = "hybrid",
         after: date | None = None,
         before: date | None = None,
+        exclude: str | None = None,
     ) -> list[Hit]:
         """Find the moments that answer a question.
 
@@ -232,6 +233,7 @@ class SpeechIndex:
             mode: "hybrid", "dense" or "text", see `search_table`.
             after: only recordings last changed on this day or later.
             before: only recordings last changed before this day.
+            exclude: glob; not the recordings whose path it matches.
 
         Returns:
             At most `k` hits, best first.
@@ -244,14 +246,24 @@ class SpeechIndex:
                 f"{self.uri} holds {len(self.sources())} recordings and 0 passages of speech; "
                 f"add recordings with `clsr index PATH --index {self.uri}`"
             )
-        condition = row_condition(file, after, before)
+        condition = row_condition(file, after, before, exclude)
         if condition and not self._has_row(condition):
-            filters = {"file": file, "after": after, "before": before}
+            filters = {"file": file, "exclude": exclude, "after": after, "before": before}
             named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
             raise ValueError(
-                f"{named} matches no recording of the index; `*` in file stands for any characters"
+                f"{named} leaves no recording of the index; `*` in a path stands for any characters"
             )
-        return search_table(self._table, self.encoder, self._query(question), k, mode, condition)
+        query = self._query(question)
+        return search_table(self._table, self.encoder, query, k, mode, condition, self.encoder.doubt)
+
+    def answered(self, hits: Sequence[Hit]) -> bool | None:
+        """Tell whether one of the hits of a search is probable enough to count as an answer.
+
+        Returns:
+            None if the checkpoint has no calibration, see `evaluation.doubt`.
+        """
+        doubt = self.encoder.doubt
+        return None if doubt is None else doubt.is_answered([hit.probability for hit in hits])
 
     def _has_row(self, condition: str) -> bool:
         """Tell whether any row meets a filter; stops at the first, however large the table is."""

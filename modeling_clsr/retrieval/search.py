@@ -12,15 +12,16 @@ import numpy as np
 from lancedb.query import MatchQuery
 
 from ..transcript_clsr import Word
+from .doubt import Doubt, Evidence
 from .moments import Moment, character_spans, find_moments
 from .schema import quoted
 
 MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
+WORD_WEIGHT = 0.2  # of the words' score, as a share of the best one, beside the cosines; see docs/search.md
 NUM_PROBES = 40  # partitions of the vector index that are searched
 REFINE_FACTOR = 4  # times the rows wanted, compared exactly
-FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Hit:
         transcript: of the passage.
         words: of the transcript, timed from the start of the recording.
         moment: the words that answer best; None if the transcript has no timed words.
+        evidence: what speaks for it: the cosine of passage and moment, BM25.
+        probability: that it answers, calibrated; None if the checkpoint has no calibration.
     """
 
     source: str
@@ -48,6 +51,8 @@ class Hit:
     transcript: str
     words: list[Word]
     moment: Moment | None
+    evidence: Evidence
+    probability: float | None = None
 
 
 @dataclass(frozen=True)
@@ -70,12 +75,13 @@ def search_table(
     k: int = 5,
     mode: str = "hybrid",
     condition: str | None = None,
+    doubt: Doubt | None = None,
 ) -> list[Hit]:
     """Find the passages that answer a question.
 
     "dense": a long passage holds many subjects, and its vector none of them purely, so the passages nearest by cosine
-    are ranked again by the mean of the passage's cosine and its moment's. "text": BM25 on the words. "hybrid": both
-    lists, fused by the reciprocals of their ranks. Hits of one recording that overlap are merged.
+    are ranked again by the mean of the passage's cosine and its moment's. "text": BM25 on the words. "hybrid": that
+    mean, and 0.2 times the share of the best BM25 score. Hits of one recording that overlap are merged.
 
     Args:
         table: LanceDB table of `row_schema`.
@@ -84,9 +90,10 @@ def search_table(
         k: number of hits.
         mode: one of `MODES`.
         condition: filter of LanceDB on the rows, see `row_condition`.
+        doubt: gives the hits their probabilities.
 
     Returns:
-        At most `k` hits, best first. Their score is a mean of cosines, a BM25 score, or a sum of reciprocal ranks.
+        At most `k` hits, best first.
 
     Raises:
         ValueError: the question is empty, `k` below 1, the mode unknown, or no row meets the condition.
@@ -98,17 +105,22 @@ def search_table(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r} but must be one of {', '.join(MODES)}; choose one")
     count = max(2 * k, POOL)  # some are merged
-    lists = []
-    if mode != "text":
-        lists.append(_nearest(table, encoder, query, count, condition))
-    if mode != "dense":
-        lists.append(_worded(table, encoder, query, count, condition))
-    ranked = lists[0] if len(lists) == 1 else fuse(*lists)
-    return merge_overlapping(ranked)[:k]
+    rows, best = _candidates(table, query, count, mode, condition)
+    hits = [
+        replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows[:count], encoder, query)
+    ]
+    ranked = merge_overlapping(sorted(hits, key=lambda hit: -hit.score))
+    if doubt is not None and ranked:
+        chances = doubt.probabilities([hit.evidence for hit in ranked])  # among all, whatever k is
+        ranked = [replace(hit, probability=chance) for hit, chance in zip(ranked, chances, strict=True)]
+    return ranked[:k]
 
 
 def row_condition(
-    file: str | None = None, after: date | None = None, before: date | None = None
+    file: str | None = None,
+    after: date | None = None,
+    before: date | None = None,
+    exclude: str | None = None,
 ) -> str | None:
     """Write a filter on the rows.
 
@@ -116,11 +128,14 @@ def row_condition(
         file: glob; recordings whose path it matches ("lecture*.ogg", "/talks/2024/*").
         after: recordings last changed on this day (UTC) or later.
         before: recordings last changed before this day.
+        exclude: glob; not the recordings whose path it matches.
 
     Returns:
         The filter; None if everything passes.
     """
     parts = [] if file is None else [glob_condition(file)]
+    if exclude is not None:
+        parts.append(f"NOT ({glob_condition(exclude)})")
     for sign, day in ((">=", after), ("<", before)):
         if day is not None:
             midnight = datetime(day.year, day.month, day.day, tzinfo=UTC)
@@ -135,24 +150,9 @@ def glob_condition(pattern: str) -> str:
     return f"source LIKE {quoted(like if pattern.startswith('/') else '%/' + like)}"
 
 
-def joint_score(passage: float, moment: Moment | None) -> float:
+def joint_score(passage: float, moment: float | None) -> float:
     """Return the score of a passage from its cosine and its moment's."""
-    return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment.score
-
-
-def fuse(*lists: list[Hit]) -> list[Hit]:
-    """Join ranked lists by the sum of the reciprocals of their ranks; the first list that has a hit gives it.
-
-    Source: Cormack, Clarke and Büttcher 2009, with their constant of 60.
-    """
-    scores: dict[tuple[str, float], float] = {}
-    hits: dict[tuple[str, float], Hit] = {}
-    for ranked in lists:
-        for rank, hit in enumerate(ranked, start=1):
-            key = (hit.source, hit.start_s)
-            scores[key] = scores.get(key, 0.0) + 1 / (FUSION_RANK + rank)
-            hits.setdefault(key, hit)
-    return sorted((replace(hit, score=scores[key]) for key, hit in hits.items()), key=lambda hit: -hit.score)
+    return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment
 
 
 def merge_overlapping(hits: list[Hit]) -> list[Hit]:
@@ -221,23 +221,43 @@ def worded_rows(table: Any, text: str, count: int, condition: str | None = None)
     return (found.where(condition, prefilter=True) if condition else found).to_list()
 
 
-def _nearest(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
-    """Return the passages nearest by their vectors, ranked again with their moments."""
-    rows = nearest_rows(table, query.vector, count, condition)
-    scored = [
-        replace(hit, score=joint_score(1.0 - row["_distance"], hit.moment))
-        for hit, row in zip(_hits(rows, encoder, query), rows, strict=True)
-    ]
-    return sorted(scored, key=lambda hit: -hit.score)
+def _candidates(
+    table: Any, query: Query, count: int, mode: str, condition: str | None
+) -> tuple[list[dict], float]:
+    """Return the rows that may be hits, each with its `cosine` and its `bm25`, and the best BM25 score of all rows.
+
+    Ordered by what is known before moments are found.
+    """
+    worded = {row["id"]: row for row in worded_rows(table, query.text, count, condition)}
+    best = max((row["_score"] for row in worded.values()), default=0.0)
+    rows = dict(worded)
+    if mode != "text":
+        nearest = {row["id"]: row for row in nearest_rows(table, query.vector, count, condition)}
+        rows = nearest if mode == "dense" else nearest | worded
+        unscored = [row for row in nearest if row not in worded] if worded else []
+        if unscored:
+            chosen = f"id IN ({', '.join(map(quoted, unscored))})"
+            worded |= {row["id"]: row for row in worded_rows(table, query.text, len(unscored), chosen)}
+    for name, row in rows.items():
+        row["cosine"] = float(np.asarray(row["vector"], dtype=np.float32) @ query.vector)
+        row["bm25"] = float(worded[name]["_score"]) if name in worded else 0.0
+    order = {
+        "text": lambda row: row["bm25"],
+        "dense": lambda row: row["cosine"],
+        "hybrid": lambda row: row["cosine"] + _word_share(row["bm25"], best),
+    }[mode]
+    return sorted(rows.values(), key=order, reverse=True), best
 
 
-def _worded(table: Any, encoder: Any, query: Query, count: int, condition: str | None) -> list[Hit]:
-    """Return the passages that say the question's words, by BM25."""
-    rows = worded_rows(table, query.text, count, condition)
-    return [
-        replace(hit, score=float(row["_score"]))
-        for hit, row in zip(_hits(rows, encoder, query), rows, strict=True)
-    ]
+def _score(evidence: Evidence, mode: str, best: float) -> float:
+    if mode == "text":
+        return evidence.bm25
+    score = joint_score(evidence.passage, evidence.moment)
+    return score + _word_share(evidence.bm25, best) if mode == "hybrid" else score
+
+
+def _word_share(bm25: float, best: float) -> float:
+    return WORD_WEIGHT * bm25 / best if best > 0 else 0.0
 
 
 def _hits(rows: list[dict], encoder: Any, query: Query) -> list[Hit]:
@@ -254,6 +274,7 @@ def _hits(rows: list[dict], encoder: Any, query: Query) -> list[Hit]:
             transcript=row["transcript"],
             words=words,
             moment=moment,
+            evidence=Evidence(row["cosine"], moment.score if moment else None, row["bm25"]),
         )
         for row, words, moment in zip(rows, word_lists, moments, strict=True)
     ]

@@ -202,7 +202,8 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             hits = await _within(service, asyncio.to_thread(service.index.search, request.query, **fields))
         except ValueError as error:
             raise _refused(400, str(error)) from error
-        return {"query": request.query, "hits": [asdict(hit) for hit in hits]}
+        answered = service.index.answered(hits)
+        return {"query": request.query, "answered": answered, "hits": [asdict(hit) for hit in hits]}
 
     @app.get("/health")
     async def health() -> dict[str, Any]:

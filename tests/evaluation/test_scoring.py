@@ -44,12 +44,24 @@ def test_moments_are_those_that_search_finds():
     dense = encode(QUESTIONS) @ encode(TEXTS).T
     for row, question in enumerate(QUESTIONS):
         moments = find_moments(KnownClips({}), embed(question), TEXTS, words)
-        expected = [joint_score(float(c), moment) for c, moment in zip(dense[row], moments, strict=True)]
+        expected = [
+            joint_score(float(c), moment.score if moment else None)
+            for c, moment in zip(dense[row], moments, strict=True)
+        ]
         np.testing.assert_allclose(scores[row], expected, atol=1e-6)
 
 
-def test_search_fuses_the_ranks_of_moments_and_words():
-    scores = score_texts("search", encode, ["honey lighthouse"], [*TEXTS, "honey"])
+def test_search_adds_the_share_of_the_best_words():
+    questions, texts = ["honey lighthouse", "zebra"], [*TEXTS, "honey"]
+    scores = score_texts("search", encode, questions, texts)
+    joint = score_texts("moments", encode, questions, texts)
+    words = bm25_scores(questions, texts)
+    np.testing.assert_allclose(scores[0], joint[0] + 0.2 * words[0] / words[0].max())
+    np.testing.assert_allclose(scores[1], joint[1])
+
+
+def test_rank_fusion_sums_the_reciprocals_of_both_ranks():
+    scores = score_texts("rrf", encode, ["honey lighthouse"], [*TEXTS, "honey"])
     joint = score_texts("moments", encode, ["honey lighthouse"], [*TEXTS, "honey"])[0]
     words = bm25_scores(["honey lighthouse"], [*TEXTS, "honey"])[0]
     for place in range(4):

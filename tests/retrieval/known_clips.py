@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from modeling_clsr import Transcript, Word
+from modeling_clsr.retrieval.doubt import Doubt
 
 EMBED_DIM = 128
 
@@ -23,6 +24,7 @@ class KnownClips:
         self.embed_dim = EMBED_DIM
         self.sampling_rate = 16000
         self.max_audio_s = 29.0
+        self.doubt: Doubt | None = None
         self.batches: list[list[int]] = []  # lengths of the waveforms of each batch
 
     def encode_passages(self, waveforms: list[np.ndarray]) -> list[tuple[Transcript, np.ndarray]]:

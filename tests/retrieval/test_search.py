@@ -8,8 +8,9 @@ import pytest
 from modeling_clsr import Word
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import SpeechIndex
+from modeling_clsr.retrieval.doubt import Doubt, Evidence
 from modeling_clsr.retrieval.moments import Moment
-from modeling_clsr.retrieval.search import Hit, fuse, glob_condition, merge_overlapping
+from modeling_clsr.retrieval.search import Hit, glob_condition, merge_overlapping
 
 from .conftest import write_talks
 from .known_clips import KnownClips, embed
@@ -50,7 +51,7 @@ def test_only_files_that_match_are_searched(index, pattern, names):
 
 @pytest.mark.parametrize("pattern", ["it's 1000_c.wav", "alks/a.wav", "A.WAV", "/a.wav", "[ab].wav"])
 def test_pattern_without_a_match_is_an_error(index, pattern):
-    with pytest.raises(ValueError, match=r"matches no recording of the index; `\*` in file stands for any"):
+    with pytest.raises(ValueError, match=r"leaves no recording of the index; `\*` in a path stands for any"):
         index.search("printing", file=pattern)
 
 
@@ -115,8 +116,31 @@ def test_only_files_of_the_days_asked_for_are_searched(tmp_path, clips):
     assert found(after=date(2026, 5, 2)) == {2, 3} and found(before=date(2026, 5, 2)) == {1}
     assert found(after=date(2026, 5, 2), before=date(2026, 5, 3), mode="dense") == {2}
     assert found(after=date(2026, 5, 1), file="b.flac") == {2}
-    with pytest.raises(ValueError, match="after 2027-01-01 matches no recording"):
+    with pytest.raises(ValueError, match="after 2027-01-01 leaves no recording"):
         index.search("printing", after=date(2027, 1, 1))
+
+
+def test_excluded_files_are_not_searched(index):
+    assert not any(hit.source.endswith("a.wav") for hit in index.search("printing", k=50, exclude="a.*"))
+    with pytest.raises(ValueError, match=r"file a\.wav, exclude \*\.wav leaves no recording"):
+        index.search("printing", file="a.wav", exclude="*.wav")
+
+
+def test_hits_of_a_calibrated_checkpoint_carry_probabilities_that_do_not_depend_on_k(index, monkeypatch):
+    assert index.search("printing")[0].probability is None
+    monkeypatch.setattr(index.encoder, "doubt", Doubt((2.0, 2.0, 0.1, 5.0, 0.1), -3.0, 0.5))
+    many, one = index.search("printing", k=10), index.search("printing", k=1)
+    assert one[0].probability == many[0].probability
+    assert all(0 < hit.probability < 1 for hit in many)
+
+
+def test_hybrid_adds_the_share_of_the_best_words_of_the_whole_index(index):
+    hits = index.search("printing art", k=50)
+    best = max(hit.evidence.bm25 for hit in hits)
+    assert best > 0 and hits[0].score == max(hit.score for hit in hits)
+    for hit in hits:
+        cosines = (hit.evidence.passage + hit.evidence.moment) / 2
+        assert hit.score == pytest.approx(cosines + 0.2 * hit.evidence.bm25 / best)
 
 
 def test_spoken_question_is_asked_by_its_own_vector_and_words(index, clips, talks_texts):
@@ -135,7 +159,18 @@ def hit(start, words, source="/a.wav", moment=None):
     if moment:
         at = text.index(moment)
         found = Moment(moment, start, end, 0.5, at, at + len(moment))
-    return Hit(source, source, datetime(2026, 1, 1, tzinfo=UTC), start, end, 0.0, text, timed, found)
+    return Hit(
+        source,
+        source,
+        datetime(2026, 1, 1, tzinfo=UTC),
+        start,
+        end,
+        0.0,
+        text,
+        timed,
+        found,
+        Evidence(0.5, 0.5, 0.0),
+    )
 
 
 def test_neighbours_that_overlap_become_one_and_the_better_keeps_its_moment():
@@ -149,13 +184,6 @@ def test_neighbours_that_overlap_become_one_and_the_better_keeps_its_moment():
     assert alone == other
     apart = [hit(0.0, ["a"]), hit(1.0, ["b"])]
     assert merge_overlapping(apart) == apart
-
-
-def test_rank_fusion_prefers_what_both_lists_have():
-    a, b, c = (hit(10.0 * place, ["w"]) for place in range(3))
-    fused = fuse([a, b], [c, b])
-    assert [found.start_s for found in fused] == [10.0, 0.0, 20.0]
-    assert fused[0].score == pytest.approx(2 / 62)
 
 
 def test_spoken_question_can_come_from_a_file(index, clips, talks_texts, tmp_path):

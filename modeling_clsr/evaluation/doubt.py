@@ -1,0 +1,313 @@
+"""Fit and measure `retrieval.doubt`: is a hit the answer, is there an answer at all?
+
+    python -m modeling_clsr.evaluation.doubt --train speech/train.jsonl --test sets/real-mix --out out/doubt
+
+Enters: training clips with questions, benchmark sets. Leaves: `doubt.json` for the checkpoint folder, `results.json`
+and `calibration.png`. Every question is asked twice: of the whole index, and of the index without the recording that
+answers it.
+"""
+
+import argparse
+import itertools
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ..data.manifest import read_manifest
+from ..hub.build import default_checkpoint
+from ..hub.stamp import make_stamp, write_stamped
+from ..retrieval.doubt import Doubt, features
+from ..retrieval.encoder import Encoder
+from ..retrieval.index import SpeechIndex
+from ..retrieval.schema import TABLE
+from .evaluator import load_set
+from .significance import ratio_interval
+
+try:
+    import matplotlib.figure
+except ImportError:  # the "train" extra
+    matplotlib = None  # type: ignore[assignment]
+
+POOLS = (100, 200, 400, 800)  # recordings of an index: a small one and a large one must both be judged well
+HITS = 5  # of each search that are fitted and judged
+SEEN_HITS = 10  # among which leads are counted
+WRONG_ANSWERS = 0.1  # share of the unanswerable training questions that the threshold lets pass
+BINS = 10
+THRESHOLDS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Searches for one question.
+
+    Attributes:
+        rows: (H, F) features of the first hits.
+        right: (H,) whether each is of the recording that answers.
+        answerable: whether that recording was in the index.
+    """
+
+    rows: np.ndarray
+    right: np.ndarray
+    answerable: bool
+
+
+class RememberingEncoder:
+    """An encoder that embeds a text once: the same moments are compared with question after question."""
+
+    def __init__(self, encoder: Any):
+        self._encoder = encoder
+        self._known: dict[str, np.ndarray] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._encoder, name)
+
+    def encode_texts(self, texts: list[str], truncation: bool = False) -> np.ndarray:
+        """Embed texts, (N, D)."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._known))
+        if new:
+            self._known |= dict(zip(new, self._encoder.encode_texts(new, truncation), strict=True))
+        return np.stack([self._known[text] for text in texts])
+
+
+def ask_all(index: SpeechIndex, questions: Sequence[tuple[str, str]], title: str) -> list[Asked]:
+    """Ask every question with and without the recording that answers it.
+
+    Args:
+        index: of the recordings.
+        questions: (text, absolute path of the recording).
+        title: of the progress bar.
+    """
+    found = []
+    for question, source in tqdm(questions, desc=title, unit="question"):
+        for excluded in (None, source):
+            hits = index.search(question, k=SEEN_HITS, exclude=excluded)
+            rows = features([hit.evidence for hit in hits])[:HITS]
+            right = np.array([hit.source == source for hit in hits[:HITS]])
+            found.append(Asked(rows, right, excluded is None))
+    return found
+
+
+def fit(asked: Sequence[Asked], fitted_on: str) -> Doubt:
+    """Fit a logistic regression by Newton's method, and the threshold.
+
+    Args:
+        asked: training questions.
+        fitted_on: what they are, for people.
+
+    Raises:
+        ValueError: no hit is right, or none is wrong.
+    """
+    rows = np.concatenate([search.rows for search in asked])
+    right = np.concatenate([search.right for search in asked]).astype(float)
+    if not 0 < right.sum() < len(right):
+        raise ValueError(f"{right.sum():.0f} of {len(right)} hits are right but both kinds are needed")
+    mean, spread = rows.mean(axis=0), rows.std(axis=0) + 1e-9
+    inputs = np.column_stack([(rows - mean) / spread, np.ones(len(rows))])
+    weights = np.zeros(inputs.shape[1])
+    ridge = 1e-3 * np.eye(len(weights))
+    for _ in range(25):
+        chances = 1 / (1 + np.exp(-inputs @ weights))
+        slope = inputs.T @ (chances - right) + ridge @ weights
+        curvature = (inputs * (chances * (1 - chances))[:, None]).T @ inputs + ridge
+        weights -= np.linalg.solve(curvature, slope)
+    raw = weights[:-1] / spread
+    doubt = Doubt(tuple(raw.tolist()), float(weights[-1] - raw @ mean), 0.5, fitted_on)
+    without = [best_chance(doubt, search) for search in asked if not search.answerable]
+    return Doubt(doubt.weights, doubt.bias, float(np.quantile(without, 1 - WRONG_ANSWERS)), fitted_on)
+
+
+def chances_of(doubt: Doubt, rows: np.ndarray) -> np.ndarray:
+    """Return (H,) probabilities of feature rows."""
+    return 1 / (1 + np.exp(-(rows @ np.array(doubt.weights) + doubt.bias)))
+
+
+def best_chance(doubt: Doubt, search: Asked) -> float:
+    """Return the probability of the likeliest hit."""
+    return float(chances_of(doubt, search.rows).max(initial=0.0))
+
+
+def calibration_error(chances: np.ndarray, right: np.ndarray) -> tuple[float, list[dict[str, float]]]:
+    """Return the expected calibration error, and its bins, of equal numbers of hits.
+
+    Source: Naeini et al. 2015; bins of equal numbers as in Nguyen and O'Connor 2015.
+    """
+    order = np.argsort(chances, kind="stable")
+    bins = [part for part in np.array_split(order, BINS) if len(part)]
+    table = [
+        {
+            "predicted": float(chances[part].mean()),
+            "observed": float(right[part].mean()),
+            "hits": len(part),
+        }
+        for part in bins
+    ]
+    error = sum(row["hits"] * abs(row["predicted"] - row["observed"]) for row in table) / len(chances)
+    return error, table
+
+
+def measure(doubt: Doubt, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Measure a calibration on questions that it was not fitted to."""
+    chances = [chances_of(doubt, search.rows) for search in asked]
+    error, bins = calibration_error(
+        np.concatenate(chances), np.concatenate([search.right for search in asked])
+    )
+    best = np.array([values.max(initial=0.0) for values in chances])
+    answerable = np.array([search.answerable for search in asked])
+    first_right = np.array([bool(search.right[:1].any()) for search in asked])
+    answered = (best >= doubt.threshold).astype(float)
+    figures: dict[str, Any] = {
+        "questions": int(answerable.sum()),
+        "expected_calibration_error": error,
+        "expected_calibration_error_interval": list(_error_interval(chances, asked)),
+        "threshold": doubt.threshold,
+    }
+    for name, values in (
+        ("answered_of_answerable", answered[answerable]),
+        ("answered_of_unanswerable", answered[~answerable]),
+        ("first_hit_right_of_answered", first_right[answerable & (answered > 0)].astype(float)),
+    ):
+        interval = ratio_interval(values, np.ones(len(values))) if len(values) else (0.0, 0.0)
+        figures |= {name: float(values.mean()) if len(values) else 0.0, f"{name}_interval": list(interval)}
+    figures["bins"] = bins
+    figures["curve"] = [
+        {
+            "threshold": float(threshold),
+            "answered_of_answerable": float((best[answerable] >= threshold).mean()),
+            "answered_of_unanswerable": float((best[~answerable] >= threshold).mean()),
+        }
+        for threshold in THRESHOLDS
+    ]
+    return figures
+
+
+def _error_interval(
+    chances: list[np.ndarray], asked: Sequence[Asked], draws: int = 500
+) -> tuple[float, float]:
+    """Return the bootstrap 95 % interval of the calibration error, questions drawn whole."""
+    generator = np.random.default_rng(0)
+    errors = []
+    for _ in range(draws):
+        chosen = generator.integers(0, len(asked), len(asked))
+        right = np.concatenate([asked[place].right for place in chosen])
+        errors.append(calibration_error(np.concatenate([chances[place] for place in chosen]), right)[0])
+    low, high = np.quantile(errors, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def draw_calibration(figures: dict[str, Any], file: Path) -> None:
+    """Draw predicted against observed shares, and what each threshold would let pass; nothing without matplotlib."""
+    if matplotlib is None:
+        return
+    figure = matplotlib.figure.Figure(figsize=(10, 4.6), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="0.7", linestyle="--")
+    for name, row in figures.items():
+        error = row["expected_calibration_error"]
+        predicted, observed = ([entry[key] for entry in row["bins"]] for key in ("predicted", "observed"))
+        left.plot(predicted, observed, marker="o", label=f"{name}, error {error:.3f}")
+        passed, kept = (
+            [100 * entry[f"answered_of_{kind}"] for entry in row["curve"]]
+            for kind in ("unanswerable", "answerable")
+        )
+        (drawn,) = right.plot(passed, kept, label=name)
+        right.plot(
+            100 * row["answered_of_unanswerable"],
+            100 * row["answered_of_answerable"],
+            marker="o",
+            color=drawn.get_color(),
+        )
+    left.set(xlabel="probability that a hit answers", ylabel="share of the hits that do")
+    right.set(
+        xlabel="unanswerable questions that get an answer (%)",
+        ylabel="answerable questions that get one (%)",
+        xlim=(-2, 60),
+    )
+    right.axvline(100 * WRONG_ANSWERS, color="0.7", linestyle="--")
+    right.set_title("dots: the default threshold", fontsize=9)
+    left.legend()
+    right.legend(loc="lower right")
+    figure.savefig(file, dpi=120)
+
+
+def open_index(folder: Path, encoder: Any, paths: Iterable[str | Path]) -> SpeechIndex:
+    """Index recordings, or go on with an index begun before."""
+    index = (
+        SpeechIndex.open(folder, encoder)
+        if (folder / f"{TABLE}.lance").exists()
+        else SpeechIndex.create(folder, encoder)
+    )
+    index.add(paths, progress=True)
+    return index
+
+
+def training_pools(manifest: Path, seed: int = 0) -> list[list[tuple[str, str]]]:
+    """Draw pools of training clips, a question for each clip; no clip is in two pools.
+
+    Returns:
+        For each of `POOLS` its (question, absolute path) pairs.
+    """
+    by_clip = {str(Path(row.audio).absolute()): row for row in read_manifest(manifest) if row.question}
+    clips = sorted(by_clip)
+    if len(clips) < sum(POOLS):
+        raise ValueError(f"{manifest} has {len(clips)} clips with questions but {sum(POOLS)} are needed")
+    drawn = iter(np.random.default_rng(seed).permutation(len(clips)).tolist())
+    return [
+        [(str(by_clip[clips[place]].question), clips[place]) for place in itertools.islice(drawn, size)]
+        for size in POOLS
+    ]
+
+
+def main() -> None:
+    """Parse, fit, measure."""
+    parser = argparse.ArgumentParser(description="Calibrate how likely a hit answers.")
+    add = parser.add_argument
+    add("--train", required=True, type=Path, help="manifest of clips with questions, none of a test set")
+    add("--test", action="append", default=[], help="folder of a built set; may be repeated")
+    add("--checkpoint", default="default", help="folder; 'default' for clsr-base-en")
+    add("--out", required=True, type=Path, help="folder for doubt.json, results.json, calibration.png")
+    args = parser.parse_args()
+    try:
+        run(args)
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"doubt: {error}")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Fit on the training pools, measure on the sets, write."""
+    stamp = make_stamp()
+    name = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    encoder = RememberingEncoder(Encoder.from_pretrained(name))
+    args.out.mkdir(parents=True, exist_ok=True)
+    asked: list[Asked] = []
+    for pool in training_pools(args.train):
+        index = open_index(args.out / f"pool-{len(pool)}.index", encoder, [path for _, path in pool])
+        asked += ask_all(index, pool, f"{len(pool)} clips")
+    doubt = fit(asked, f"{sum(POOLS)} questions, pools of {', '.join(map(str, POOLS))} recordings")
+    doubt.save(args.out)
+    figures = {}
+    for folder in args.test:
+        passages, questions = load_set(folder)
+        places = {str(row.context_id): str(Path(row.audio).absolute()) for row in passages}
+        index = open_index(args.out / f"{Path(folder).name}.index", encoder, [row.audio for row in passages])
+        pairs = [(question.question, places[question.context_id]) for question in questions]
+        figures[Path(folder).name] = measure(doubt, ask_all(index, pairs, Path(folder).name))
+    write_stamped(
+        args.out / "results.json", figures, stamp, checkpoint=args.checkpoint, train=str(args.train)
+    )
+    if figures:
+        draw_calibration(figures, args.out / "calibration.png")
+    for name, row in figures.items():
+        sys.stdout.write(
+            f"{name}: calibration error {row['expected_calibration_error']:.3f}; at {doubt.threshold:.2f}, "
+            f"{row['answered_of_answerable']:.1%} of the answerable and "
+            f"{row['answered_of_unanswerable']:.1%} of the unanswerable questions get an answer\n"
+        )
+
+
+if __name__ == "__main__":
+    main()

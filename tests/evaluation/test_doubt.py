@@ -1,0 +1,78 @@
+"""Calibration: the fit finds the weights that made the data, the measures mean what they say, a real index is asked."""
+
+import json
+
+import numpy as np
+import pytest
+
+from modeling_clsr.evaluation.doubt import (
+    Asked,
+    ask_all,
+    calibration_error,
+    chances_of,
+    draw_calibration,
+    fit,
+    measure,
+    training_pools,
+)
+from modeling_clsr.retrieval import SpeechIndex
+from tests.retrieval.conftest import write_talks
+from tests.retrieval.known_clips import KnownClips
+
+TRUE_WEIGHTS, TRUE_BIAS = np.array([1.0, 2.0, 0.3, 4.0, 0.2]), -2.0
+
+
+def made(questions: int, seed: int) -> list[Asked]:
+    """Searches whose hits are right with known probabilities, where there is an answer."""
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(questions):
+        rows = generator.normal(size=(5, 5))
+        chances = 1 / (1 + np.exp(-(rows @ TRUE_WEIGHTS + TRUE_BIAS)))
+        found.append(Asked(rows, generator.random(5) < chances, number % 2 == 0))
+    return found
+
+
+def test_fit_finds_the_weights_and_is_calibrated_on_new_questions():
+    doubt = fit(made(4000, 0), "made")
+    np.testing.assert_allclose(doubt.weights, TRUE_WEIGHTS, rtol=0.15, atol=0.1)
+    assert doubt.bias == pytest.approx(TRUE_BIAS, abs=0.15)
+    figures = measure(doubt, made(2000, 1))
+    low, high = figures["expected_calibration_error_interval"]
+    assert figures["expected_calibration_error"] < 0.02 and low < high < 0.04
+    assert figures["answered_of_unanswerable"] == pytest.approx(0.1, abs=0.03)
+    assert figures["curve"][0]["answered_of_answerable"] == 1.0
+
+
+def test_overconfident_probabilities_are_found_out():
+    error, bins = calibration_error(np.full(1000, 0.9), np.arange(1000) % 2 == 0)
+    assert error == pytest.approx(0.4) and sum(row["hits"] for row in bins) == 1000
+
+
+def test_fit_needs_right_and_wrong_hits():
+    with pytest.raises(ValueError, match="0 of 5 hits are right but both kinds are needed"):
+        fit([Asked(np.zeros((5, 5)), np.zeros(5, dtype=bool), True)], "nothing")
+
+
+def test_every_question_is_asked_with_and_without_its_recording(tmp_path, clips):
+    where = write_talks(tmp_path / "talks", clips)
+    index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
+    index.add([tmp_path / "talks"])
+    pairs = [(text, str(tmp_path / "talks" / name)) for name, places in where.items() for text in places]
+    asked = ask_all(index, pairs, "talks")
+    assert [search.answerable for search in asked] == [True, False] * len(pairs)
+    assert all(search.right[0] for search in asked[::2])
+    assert not any(search.right.any() for search in asked[1::2])
+    doubt = fit(asked, "talks")
+    right = np.concatenate([search.right for search in asked])
+    chances = np.concatenate([chances_of(doubt, search.rows) for search in asked])
+    assert chances[right].mean() > chances[~right].mean() + 0.5
+    draw_calibration({"talks": measure(doubt, asked)}, tmp_path / "calibration.png")
+    assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_pools_need_enough_clips(tmp_path, reread):
+    clip = {"id": "a", "audio": reread[0]["path"], "question": "Why?", "transcript": "So."}
+    (tmp_path / "m.jsonl").write_text(json.dumps(clip, default=str))
+    with pytest.raises(ValueError, match="has 1 clips with questions but 1500 are needed"):
+        training_pools(tmp_path / "m.jsonl")
