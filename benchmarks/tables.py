@@ -112,6 +112,36 @@ def training_table() -> str:
     return "\n".join(lines)
 
 
+def doubt_table() -> str:
+    """Return the Markdown table of `evaluation.doubt`."""
+    figures = read("doubt")["figures"]
+    lines = [
+        "| set | questions | expected calibration error | answered, of the answerable | answered, of the unanswerable "
+        "| first hit right, of the answered |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in figures.items():
+        low, high = row["expected_calibration_error_interval"]
+        lines.append(
+            f"| {name} | {row['questions']} | {row['expected_calibration_error']:.3f} ({low:.3f} to {high:.3f}) "
+            f"| {percent(row, 'answered_of_answerable')} | {percent(row, 'answered_of_unanswerable')} "
+            f"| {percent(row, 'first_hit_right_of_answered')} |"
+        )
+    threshold = next(iter(figures.values()))["threshold"]
+    lines += [
+        "",
+        f"At the default threshold of {threshold:.2f}. None of these questions or voices was fitted.",
+    ]
+    for name, row in figures.items():
+        allowed = [entry for entry in row["curve"] if entry["answered_of_unanswerable"] <= 0.1]
+        best = max(allowed, key=lambda entry: entry["answered_of_answerable"])
+        lines.append(
+            f"If 10 % of the unanswerable may get an answer, {100 * best['answered_of_answerable']:.0f} % of the "
+            f"answerable do on {name} (threshold {best['threshold']:.2f})."
+        )
+    return "\n".join(lines)
+
+
 def card_results() -> str:
     """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
     measured = [read(name) for name in EVALUATIONS if path_of(name).is_file()]
@@ -144,6 +174,7 @@ PLACES = (
     ("README.md", "figures", figures_table),
     ("docs/training.md", "learning", learning_table),
     ("docs/training.md", "speed", training_table),
+    ("docs/search.md", "doubt", doubt_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
 )

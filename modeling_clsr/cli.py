@@ -257,6 +257,27 @@ def _serve(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _ui(arguments: argparse.Namespace) -> int:
+    from .hub.build import default_checkpoint
+    from .retrieval import Encoder, SpeechIndex
+    from .serving.page import launch
+
+    _hide_loading_bars()
+    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
+    try:
+        index = SpeechIndex.open(arguments.index, encoder)
+    except FileNotFoundError:  # a new one, to be filled on the page
+        index = SpeechIndex.create(arguments.index, encoder or Encoder.from_pretrained(default_checkpoint()))
+    uploads = arguments.uploads or Path(f"{arguments.index.rstrip('/')}.recordings")
+    if "://" in arguments.index and arguments.uploads is None:
+        raise ValueError(
+            f"--uploads is missing but {arguments.index} is no folder to keep files beside; name one"
+        )
+    print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops it)", flush=True)
+    launch(index, uploads, arguments.host, arguments.port)
+    return 0
+
+
 def _print_hits(hits: "list[Hit]") -> None:
     colour = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
     width = min(shutil.get_terminal_size().columns, 100)
@@ -326,7 +347,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--debug behind a command shows the trace of an error",
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{build,index,search,ask,serve,transcribe}"
+        dest="command", required=True, metavar="{build,index,search,ask,ui,serve,transcribe}"
     )
 
     def command(name: str, run, takes: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -411,6 +432,15 @@ def _parser() -> argparse.ArgumentParser:
     search.add_argument("--clip", type=Path, metavar="DIR", help="write the hits' passages there as WAV")
     search.add_argument("--json", action="store_true", help="print JSON, with all words and times")
     search.add_argument("-f", "--format", choices=FORMATS, metavar="F", help="print srt, vtt, json or txt")
+
+    ui = command("ui", _ui, "--index DIR", "open a page to ask, listen and add", "clsr ui --index talks.clsr")
+    add_index(ui)
+    ui.add_argument(
+        "--uploads", type=Path, metavar="DIR", help="where added recordings are kept (INDEX.recordings)"
+    )
+    ui.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    ui.add_argument("--port", type=int, default=7860, help="port (7860)")
+    ui.add_argument("--model", metavar="CKPT", help="checkpoint; default: the index's own")
 
     example = "clsr serve --index talks.clsr --port 8000"
     serve = command("serve", _serve, "[--index DIR]", "serve OpenAI's API, and search", example)

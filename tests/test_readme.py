@@ -35,7 +35,13 @@ def test_tables_are_rendered_from_the_stamped_results():
     printed = subprocess.run(
         [sys.executable, ROOT / "benchmarks/tables.py"], capture_output=True, text=True, check=True
     ).stdout
-    files = ("README.md", "docs/training.md", "docs/evaluation.md", "model_cards/clsr-base-en.md")
+    files = (
+        "README.md",
+        "docs/training.md",
+        "docs/search.md",
+        "docs/evaluation.md",
+        "model_cards/clsr-base-en.md",
+    )
     shown = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     for paragraph in printed.strip().split("\n\n"):
         assert paragraph in shown

@@ -109,13 +109,20 @@ class SpeechIndex:
         condition = f"source = {quoted(str(source))} AND vector IS NOT NULL"
         return self._table.search().where(condition).select(columns).to_list()
 
-    def add(self, paths: Iterable[str | Path], batch_size: int = 16, progress: bool = False) -> AddReport:
+    def add(
+        self,
+        paths: Iterable[str | Path],
+        batch_size: int = 16,
+        progress: bool = False,
+        on_progress: Callable[[float, float], Any] | None = None,
+    ) -> AddReport:
         """Index recordings; those that have not changed since they were indexed are skipped.
 
         Args:
             paths: recordings and folders of them.
             batch_size: most passages in a batch of the model.
             progress: show a bar on stderr.
+            on_progress: called with the seconds of audio done, and of all, as often as the bar moves.
 
         Returns:
             What was done. A recording that cannot be read is named there and does not stop the others.
@@ -129,8 +136,17 @@ class SpeechIndex:
             return report
         encoded = encode_recordings(recordings, self.encoder, self.metadata.cut, batch_size, report)
         total = sum(recording.duration_s for recording in recordings)
+        done = 0.0
         with AudioBar(total=total, disable=not progress) as bar:
-            self.commit_all(encoded, report, bar.update)
+
+            def advance(seconds: float) -> None:
+                nonlocal done
+                done += seconds
+                bar.update(seconds)
+                if on_progress is not None:
+                    on_progress(done, total)
+
+            self.commit_all(encoded, report, advance)
         return report
 
     def commit_all(
