@@ -61,7 +61,7 @@ def test_systems_without_a_model_are_left_out_or_refused(bert, tiny_checkpoint, 
     args = arguments(text_encoder=bert, checkpoint=str(tiny_checkpoint), systems="text,dual")
     with pytest.raises(ValueError, match="'dual' is asked for but --dual is None"):
         build_systems(args, tmp_path)
-    with pytest.raises(ValueError, match="'magic' is none of text, bm25-true"):
+    with pytest.raises(ValueError, match="'magic' is none of text, text-search, bm25-true"):
         build_systems(arguments(systems="magic"), tmp_path)
     with pytest.raises(ValueError, match="--also is 'x' but must be NAME=CHECKPOINT"):
         build_systems(arguments(systems="text", text_encoder=bert, also=["x"]), tmp_path)
