@@ -98,4 +98,4 @@ def test_command_compares_systems_on_a_set(built, default_checkpoint, tmp_path):
     figures = json.loads((tmp_path / "out" / "results.json").read_text())["figures"]["set"]
     assert set(figures["systems"]) == set(names) and "clsr - cascade" in figures["paired"]
     wrong = subprocess.run([*command, "--systems", "magic"], **run)
-    assert wrong.returncode == 1 and "the system 'magic' is none of text, bm25-true" in wrong.stderr
+    assert wrong.returncode == 1 and "the system 'magic' is none of text, text-search" in wrong.stderr
