@@ -262,6 +262,10 @@ def _ui(arguments: argparse.Namespace) -> int:
     from .retrieval import Encoder, SpeechIndex
     from .serving.page import launch
 
+    if "://" in arguments.index and arguments.uploads is None:
+        raise ValueError(
+            f"--uploads is missing but {arguments.index} is no folder to keep files beside; name one"
+        )
     _hide_loading_bars()
     encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
     try:
@@ -269,10 +273,6 @@ def _ui(arguments: argparse.Namespace) -> int:
     except FileNotFoundError:  # a new one, to be filled on the page
         index = SpeechIndex.create(arguments.index, encoder or Encoder.from_pretrained(default_checkpoint()))
     uploads = arguments.uploads or Path(f"{arguments.index.rstrip('/')}.recordings")
-    if "://" in arguments.index and arguments.uploads is None:
-        raise ValueError(
-            f"--uploads is missing but {arguments.index} is no folder to keep files beside; name one"
-        )
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops it)", flush=True)
     launch(index, uploads, arguments.host, arguments.port)
     return 0

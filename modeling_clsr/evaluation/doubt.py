@@ -121,14 +121,9 @@ def fit(asked: Sequence[Asked], fitted_on: str) -> Doubt:
     return Doubt(doubt.weights, doubt.bias, float(np.quantile(without, 1 - WRONG_ANSWERS)), fitted_on)
 
 
-def chances_of(doubt: Doubt, rows: np.ndarray) -> np.ndarray:
-    """Return (H,) probabilities of feature rows."""
-    return 1 / (1 + np.exp(-(rows @ np.array(doubt.weights) + doubt.bias)))
-
-
 def best_chance(doubt: Doubt, search: Asked) -> float:
     """Return the probability of the likeliest hit."""
-    return float(chances_of(doubt, search.rows).max(initial=0.0))
+    return float(doubt.chances(search.rows).max(initial=0.0))
 
 
 def calibration_error(chances: np.ndarray, right: np.ndarray) -> tuple[float, list[dict[str, float]]]:
@@ -152,7 +147,7 @@ def calibration_error(chances: np.ndarray, right: np.ndarray) -> tuple[float, li
 
 def measure(doubt: Doubt, asked: Sequence[Asked]) -> dict[str, Any]:
     """Measure a calibration on questions that it was not fitted to."""
-    chances = [chances_of(doubt, search.rows) for search in asked]
+    chances = [doubt.chances(search.rows) for search in asked]
     error, bins = calibration_error(
         np.concatenate(chances), np.concatenate([search.right for search in asked])
     )

@@ -54,8 +54,11 @@ class Doubt:
 
     def probabilities(self, evidence: Sequence[Evidence]) -> list[float]:
         """Return for each hit of one search the probability that it answers."""
-        logits = features(evidence) @ np.array(self.weights) + self.bias
-        return (1 / (1 + np.exp(-logits))).tolist()
+        return self.chances(features(evidence)).tolist()
+
+    def chances(self, rows: np.ndarray) -> np.ndarray:
+        """Return (N,) probabilities of feature rows (N, F)."""
+        return 1 / (1 + np.exp(-(rows @ np.array(self.weights) + self.bias)))
 
     def is_answered(self, probabilities: Sequence[float | None]) -> bool:
         """Tell whether a search whose hits have these probabilities found an answer."""

@@ -9,7 +9,6 @@ from modeling_clsr.evaluation.doubt import (
     Asked,
     ask_all,
     calibration_error,
-    chances_of,
     draw_calibration,
     fit,
     measure,
@@ -65,7 +64,7 @@ def test_every_question_is_asked_with_and_without_its_recording(tmp_path, clips)
     assert not any(search.right.any() for search in asked[1::2])
     doubt = fit(asked, "talks")
     right = np.concatenate([search.right for search in asked])
-    chances = np.concatenate([chances_of(doubt, search.rows) for search in asked])
+    chances = np.concatenate([doubt.chances(search.rows) for search in asked])
     assert chances[right].mean() > chances[~right].mean() + 0.5
     draw_calibration({"talks": measure(doubt, asked)}, tmp_path / "calibration.png")
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
