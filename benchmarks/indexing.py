@@ -43,7 +43,7 @@ def clsr(
     from modeling_clsr.data.sampler import length_batches
     from modeling_clsr.hub.build import default_checkpoint
     from modeling_clsr.retrieval.encoder import Encoder
-    from modeling_clsr.retrieval.moments import find_moments
+    from modeling_clsr.retrieval.moments import embed_windows, find_moments
     from modeling_clsr.retrieval.search import joint_score
 
     encoder = Encoder.from_pretrained(default_checkpoint())
@@ -58,11 +58,12 @@ def clsr(
     seconds = time.perf_counter() - start
     asked = encoder.encode_texts(questions)
     alone = asked @ vectors.T
+    windows = embed_windows(encoder, transcripts, words)
     joint = np.array(
         [
             [
                 joint_score(cosine, moment and moment.score)
-                for cosine, moment in zip(row, find_moments(encoder, vector, transcripts, words), strict=True)
+                for cosine, moment in zip(row, find_moments(vector, transcripts, words, windows), strict=True)
             ]
             for row, vector in zip(alone, asked, strict=True)
         ]

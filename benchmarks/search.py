@@ -22,11 +22,12 @@ from modeling_clsr.data.passages import CutSettings
 from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.index import SpeechIndex
-from modeling_clsr.retrieval.schema import IndexMetadata, create_table, row_id
+from modeling_clsr.retrieval.schema import IndexMetadata, create_table, pack_windows, row_id
 from modeling_clsr.retrieval.search import POOL
 
 SIZES = (10_000, 100_000, 1_000_000)
 PASSAGE_S = 15.0  # of audio in one passage, for bytes per hour
+WINDOWS = 5  # three sentences, and each two neighbours: what a passage of this length has
 BLOCK = 50_000
 SEED_TEXTS = 8_000
 NOISE = 0.35
@@ -75,6 +76,7 @@ def block_of_rows(vectors: np.ndarray, texts: list[str], first: int, schema: pa.
         "probability": np.full(count, 0.9, np.float32),
         "words": [words[place] for place in chosen],
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
+        "window_vectors": [pack_windows(np.roll(vectors, n, axis=0)[:WINDOWS]) for n in range(count)],
     }
     return pa.table(columns, schema=schema)
 

@@ -78,7 +78,7 @@ def main() -> None:
     encoder = Encoder.from_pretrained(default_checkpoint())
     with tempfile.TemporaryDirectory() as temporary:
         place = Path(args.index or f"{temporary}/index")
-        index = (SpeechIndex.open if place.is_dir() else SpeechIndex.create)(place, encoder)
+        index = SpeechIndex.open_or_create(place, encoder)
         index.add([row.audio for row in recordings], progress=True)
         errors = []
         for source, name in names.items():

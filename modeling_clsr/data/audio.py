@@ -20,6 +20,7 @@ except ImportError:  # the "audio" extra
 
 SAMPLING_RATE = 16000  # Hz
 BLOCK_S = 30.0  # seconds decoded at once
+LEAD_S = 1.0  # decoded before a part that begins inside a recording: codecs and resamplers need a start
 SOUNDFILE_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf")
 CONTAINER_SUFFIXES = (".m4a", ".m4b", ".mp4", ".aac", ".mov", ".webm", ".mkv", ".mka", ".wma")
 AUDIO_SUFFIXES = SOUNDFILE_SUFFIXES + CONTAINER_SUFFIXES
@@ -43,8 +44,37 @@ def load_audio(path: str | Path, sampling_rate: int = SAMPLING_RATE) -> np.ndarr
     return np.concatenate(list(audio_blocks(path, sampling_rate)))
 
 
+def read_range(
+    path: str | Path, start_s: float, end_s: float, sampling_rate: int = SAMPLING_RATE
+) -> np.ndarray:
+    """Decode a part of a recording; neither its length nor where the part lies matters.
+
+    Args:
+        path: of the recording.
+        start_s: in seconds from its start.
+        end_s: likewise.
+        sampling_rate: of the result, in Hz.
+
+    Returns:
+        (S,) float32, mono; shorter if the recording ends before.
+
+    Raises:
+        FileNotFoundError, IsADirectoryError, ValueError, ImportError: as `load_audio`.
+    """
+    lead = min(start_s, LEAD_S)
+    first = round(lead * sampling_rate)
+    missing = first + round((end_s - start_s) * sampling_rate)
+    pieces = []
+    for block in audio_blocks(path, sampling_rate, start_s=start_s - lead):
+        pieces.append(block[:missing])
+        missing -= len(block)
+        if missing <= 0:
+            break
+    return np.concatenate([np.zeros(0, dtype=np.float32), *pieces])[first:]
+
+
 def audio_blocks(
-    path: str | Path, sampling_rate: int = SAMPLING_RATE, block_s: float = BLOCK_S
+    path: str | Path, sampling_rate: int = SAMPLING_RATE, block_s: float = BLOCK_S, start_s: float = 0.0
 ) -> Iterator[np.ndarray]:
     """Decode a recording block by block, so that its length does not matter.
 
@@ -52,9 +82,10 @@ def audio_blocks(
         path: of the recording.
         sampling_rate: of the blocks, in Hz.
         block_s: seconds decoded at once.
+        start_s: where to begin, in seconds.
 
     Yields:
-        (S,) float32, mono; joined they are the recording.
+        (S,) float32, mono; joined they are the recording from `start_s` on, nothing if it ends before.
 
     Raises:
         FileNotFoundError, IsADirectoryError, ValueError, ImportError: as `load_audio`.
@@ -62,11 +93,11 @@ def audio_blocks(
     path = _checked(path)
     resampler = None
     num_samples = 0
-    for block, rate in _decode(path, block_s):  # (S, C)
+    for block, rate in _decode(path, block_s, start_s):  # (S, C)
         mono = block.mean(axis=1, dtype=np.float32)  # (S, C) -> (S,)
         bad = int(np.count_nonzero(~np.isfinite(mono)))
         if bad:
-            at = (num_samples + int(np.argmin(np.isfinite(mono)))) / rate
+            at = start_s + (num_samples + int(np.argmin(np.isfinite(mono)))) / rate
             raise ValueError(
                 f"{path} holds {bad} NaN or infinite samples of {len(mono)}, the first at {at:.2f} s; "
                 "repair or drop it"
@@ -78,7 +109,7 @@ def audio_blocks(
             mono = resampler.resample_chunk(mono)
         if len(mono):
             yield mono
-    if num_samples == 0:
+    if num_samples == 0 and start_s == 0:
         raise ValueError(f"{path} holds 0 samples but at least 1 is needed; drop it")
     if resampler is not None:
         rest = resampler.resample_chunk(np.zeros(0, dtype=np.float32), last=True)
@@ -148,15 +179,16 @@ def _checked(path: str | Path) -> Path:
     return path
 
 
-def _decode(path: Path, block_s: float) -> Iterator[tuple[np.ndarray, int]]:
+def _decode(path: Path, block_s: float, start_s: float) -> Iterator[tuple[np.ndarray, int]]:
     """Yield blocks (S, C) float32 at the file's own rate, and that rate."""
     try:
         file = soundfile.SoundFile(str(path))
     except soundfile.LibsndfileError as error:
-        yield from _decode_container(path, block_s, error)
+        yield from _decode_container(path, block_s, start_s, error)
         return
     with file:
-        num_read = 0
+        num_read = min(round(start_s * file.samplerate), file.frames)
+        file.seek(num_read)
         while True:
             try:
                 block = file.read(round(block_s * file.samplerate), dtype="float32", always_2d=True)
@@ -172,16 +204,24 @@ def _decode(path: Path, block_s: float) -> Iterator[tuple[np.ndarray, int]]:
 
 
 def _decode_container(
-    path: Path, block_s: float, error: soundfile.LibsndfileError
+    path: Path, block_s: float, start_s: float, error: soundfile.LibsndfileError
 ) -> Iterator[tuple[np.ndarray, int]]:
     with _open_container(path, error) as container:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
         parts: list[np.ndarray] = []
+        surplus = None if start_s else 0  # samples before the start; a container seeks to a packet before it
         try:
+            if start_s:
+                container.seek(int(start_s * av.time_base))
             # The resampler holds samples back: None, as the last frame, makes it hand them out.
             for frame in itertools.chain(container.decode(stream), [None]):
-                parts += [piece.to_ndarray().T for piece in resampler.resample(frame)]  # (C, S) -> (S, C)
+                if surplus is None and frame is not None:
+                    surplus = max(round((start_s - float(frame.time or 0.0)) * stream.rate), 0)
+                for piece in resampler.resample(frame):
+                    samples = piece.to_ndarray().T  # (C, S) -> (S, C)
+                    parts.append(samples[surplus or 0 :])
+                    surplus = max((surplus or 0) - len(samples), 0)
                 if sum(map(len, parts)) >= block_s * stream.rate:
                     yield np.concatenate(parts), stream.rate
                     parts = []

@@ -3,14 +3,15 @@
     python -m modeling_clsr.evaluation.doubt --train speech/train.jsonl --test sets/real-mix --out out/doubt
 
 Enters: training clips with questions, benchmark sets. Leaves: `doubt.json` for the checkpoint folder, `results.json`
-and `calibration.png`. Every question is asked twice: of the whole index, and of the index without the recording that
-answers it.
+and `calibration.png`. Every question counts twice: with all its hits, and as one without an answer, without those hits
+that answer it. It is fitted to short clips and to long recordings, because neighbours in a recording are alike.
 """
 
 import argparse
 import itertools
+import math
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,9 @@ from ..hub.stamp import make_stamp, write_stamped
 from ..retrieval.doubt import Doubt, features
 from ..retrieval.encoder import Encoder
 from ..retrieval.index import SpeechIndex
-from ..retrieval.schema import TABLE
+from ..retrieval.search import Hit
 from .evaluator import load_set
+from .joining import write_joined
 from .significance import ratio_interval
 
 try:
@@ -33,22 +35,62 @@ try:
 except ImportError:  # the "train" extra
     matplotlib = None  # type: ignore[assignment]
 
-POOLS = (100, 200, 400, 800)  # recordings of an index: a small one and a large one must both be judged well
+POOLS = (100, 200, 400, 800)  # clips of an index: a small one and a large one must both be judged well
+LONG_POOLS = (
+    100,
+    400,
+)  # clips that are joined, in the order of the manifest, which has a subject's clips together
+CLIPS_PER_RECORDING = 20
+PAUSE_S = (0.3, 1.2)  # between joined clips
 HITS = 5  # of each search that are fitted and judged
 SEEN_HITS = 10  # among which leads are counted
+LONG_S = 60.0  # a set with recordings beyond this is one of long recordings
+RIGHT_OVERLAP = 0.5  # of the hit or of the place that answers, whichever is shorter
 WRONG_ANSWERS = 0.1  # share of the unanswerable training questions that the threshold lets pass
 BINS = 10
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
 
 @dataclass(frozen=True)
+class Posed:
+    """A question and the place that answers it.
+
+    Attributes:
+        question: its text.
+        source: absolute path of the recording.
+        start_s: of the place, in seconds.
+        end_s: likewise.
+    """
+
+    question: str
+    source: str
+    start_s: float = 0.0
+    end_s: float = math.inf
+
+    def is_answered_by(self, hit: Hit) -> bool:
+        """Tell whether a hit is of this place."""
+        both = min(hit.end_s, self.end_s) - max(hit.start_s, self.start_s)
+        shorter = min(hit.end_s - hit.start_s, self.end_s - self.start_s)
+        return hit.source == self.source and both >= RIGHT_OVERLAP * shorter
+
+
+@dataclass(frozen=True)
+class Pool:
+    """Recordings of one index, and what is asked of them."""
+
+    name: str
+    recordings: list[str]
+    questions: list[Posed]
+
+
+@dataclass(frozen=True)
 class Asked:
-    """Searches for one question.
+    """What was found for one question.
 
     Attributes:
         rows: (H, F) features of the first hits.
-        right: (H,) whether each is of the recording that answers.
-        answerable: whether that recording was in the index.
+        right: (H,) whether each answers.
+        answerable: whether those that answer were left in.
     """
 
     rows: np.ndarray
@@ -74,21 +116,21 @@ class RememberingEncoder:
         return np.stack([self._known[text] for text in texts])
 
 
-def ask_all(index: SpeechIndex, questions: Sequence[tuple[str, str]], title: str) -> list[Asked]:
-    """Ask every question with and without the recording that answers it.
+def ask_all(index: SpeechIndex, questions: Sequence[Posed], title: str) -> list[Asked]:
+    """Ask every question once, and count it with and without the hits that answer it.
 
     Args:
         index: of the recordings.
-        questions: (text, absolute path of the recording).
+        questions: to be asked.
         title: of the progress bar.
     """
-    found = []
-    for question, source in tqdm(questions, desc=title, unit="question"):
-        for excluded in (None, source):
-            hits = index.search(question, k=SEEN_HITS, exclude=excluded)
-            rows = features([hit.evidence for hit in hits])[:HITS]
-            right = np.array([hit.source == source for hit in hits[:HITS]])
-            found.append(Asked(rows, right, excluded is None))
+    found, size = [], len(index)
+    for posed in tqdm(questions, desc=title, unit="question"):
+        hits = index.search(posed.question, k=SEEN_HITS)
+        wrong = [hit for hit in hits if not posed.is_answered_by(hit)]
+        for kept in (hits, wrong):
+            right = np.array([posed.is_answered_by(hit) for hit in kept[:HITS]], dtype=bool)
+            found.append(Asked(features(kept, size)[:HITS], right, kept is hits))
     return found
 
 
@@ -231,30 +273,60 @@ def draw_calibration(figures: dict[str, Any], file: Path) -> None:
 
 def open_index(folder: Path, encoder: Any, paths: Iterable[str | Path]) -> SpeechIndex:
     """Index recordings, or go on with an index begun before."""
-    index = (
-        SpeechIndex.open(folder, encoder)
-        if (folder / f"{TABLE}.lance").exists()
-        else SpeechIndex.create(folder, encoder)
-    )
+    index = SpeechIndex.open_or_create(folder, encoder)
     index.add(paths, progress=True)
     return index
 
 
-def training_pools(manifest: Path, seed: int = 0) -> list[list[tuple[str, str]]]:
+def training_pools(manifest: Path, out: Path, seed: int = 0) -> Iterator[Pool]:
     """Draw pools of training clips, a question for each clip; no clip is in two pools.
 
-    Returns:
-        For each of `POOLS` its (question, absolute path) pairs.
+    Args:
+        manifest: of clips with questions.
+        out: gets the recordings that clips are joined to.
+        seed: of the draw.
+
+    Yields:
+        The pools of `LONG_POOLS`, then those of `POOLS`.
     """
-    by_clip = {str(Path(row.audio).absolute()): row for row in read_manifest(manifest) if row.question}
-    clips = sorted(by_clip)
-    if len(clips) < sum(POOLS):
-        raise ValueError(f"{manifest} has {len(clips)} clips with questions but {sum(POOLS)} are needed")
-    drawn = iter(np.random.default_rng(seed).permutation(len(clips)).tolist())
-    return [
-        [(str(by_clip[clips[place]].question), clips[place]) for place in itertools.islice(drawn, size)]
-        for size in POOLS
+    by_clip = {
+        str(Path(row.audio).absolute()): str(row.question) for row in read_manifest(manifest) if row.question
+    }
+    clips = list(by_clip)
+    needed = sum(LONG_POOLS) + sum(POOLS)
+    if len(clips) < needed:
+        raise ValueError(f"{manifest} has {len(clips)} clips with questions but {needed} are needed")
+    generator = np.random.default_rng(seed)
+    ordered = iter(clips)
+    for size in LONG_POOLS:
+        recordings, questions = [], []
+        chosen = list(itertools.islice(ordered, size))
+        for number, first in enumerate(range(0, size, CLIPS_PER_RECORDING)):
+            path = out / f"long-{size}" / f"{number:02d}.opus"
+            joined = chosen[first : first + CLIPS_PER_RECORDING]
+            spans = write_joined(path, joined, generator.uniform(*PAUSE_S, len(joined)).tolist())
+            recordings.append(str(path.absolute()))
+            questions += [
+                Posed(by_clip[clip], recordings[-1], *span) for clip, span in zip(joined, spans, strict=True)
+            ]
+        yield Pool(f"long-{size}", recordings, questions)
+    drawn = (clips[place] for place in sum(LONG_POOLS) + generator.permutation(len(clips) - sum(LONG_POOLS)))
+    for size in POOLS:
+        chosen = list(itertools.islice(drawn, size))
+        yield Pool(f"pool-{size}", chosen, [Posed(by_clip[clip], clip) for clip in chosen])
+
+
+def test_pool(folder: Path) -> Pool:
+    """Read a built set. In long recordings the place that says the answer answers, in clips the whole clip."""
+    passages, questions = load_set(folder)
+    places = {str(row.context_id): str(Path(row.audio).absolute()) for row in passages}
+    is_long = max(row.duration or 0.0 for row in passages) > LONG_S
+    posed = [
+        Posed(question.question, places[question.context_id], *(question.spans[0] if is_long else ()))
+        for question in questions
+        if question.spans or not is_long
     ]
+    return Pool(folder.name, list(places.values()), posed)
 
 
 def main() -> None:
@@ -279,18 +351,17 @@ def run(args: argparse.Namespace) -> None:
     encoder = RememberingEncoder(Encoder.from_pretrained(name))
     args.out.mkdir(parents=True, exist_ok=True)
     asked: list[Asked] = []
-    for pool in training_pools(args.train):
-        index = open_index(args.out / f"pool-{len(pool)}.index", encoder, [path for _, path in pool])
-        asked += ask_all(index, pool, f"{len(pool)} clips")
-    doubt = fit(asked, f"{sum(POOLS)} questions, pools of {', '.join(map(str, POOLS))} recordings")
+    for pool in training_pools(args.train, args.out):
+        index = open_index(args.out / f"{pool.name}.index", encoder, pool.recordings)
+        asked += ask_all(index, pool.questions, pool.name)
+    pools = f"pools of {', '.join(map(str, POOLS))} clips, and {', '.join(map(str, LONG_POOLS))} joined"
+    doubt = fit(asked, f"{sum(POOLS) + sum(LONG_POOLS)} questions, {pools}")
     doubt.save(args.out)
     figures = {}
     for folder in args.test:
-        passages, questions = load_set(folder)
-        places = {str(row.context_id): str(Path(row.audio).absolute()) for row in passages}
-        index = open_index(args.out / f"{Path(folder).name}.index", encoder, [row.audio for row in passages])
-        pairs = [(question.question, places[question.context_id]) for question in questions]
-        figures[Path(folder).name] = measure(doubt, ask_all(index, pairs, Path(folder).name))
+        pool = test_pool(Path(folder))
+        index = open_index(args.out / f"{pool.name}.index", encoder, pool.recordings)
+        figures[pool.name] = measure(doubt, ask_all(index, pool.questions, pool.name))
     write_stamped(
         args.out / "results.json", figures, stamp, checkpoint=args.checkpoint, train=str(args.train)
     )

@@ -18,7 +18,7 @@ from ..data.manifest import Row
 from ..data.passages import stream_passages
 from ..retrieval.encoder import Encoder
 from ..retrieval.index import SpeechIndex
-from ..retrieval.moments import find_moments
+from ..retrieval.moments import embed_windows, find_moments
 from ..retrieval.search import POOL, joint_score
 from ..transcript_clsr import Word
 from .benchmark_set import Question
@@ -170,8 +170,7 @@ class IndexMoments:
         """Index the files; those that are indexed already cost nothing."""
         self._names = {str(Path(row.audio).absolute()): row.id for row in recordings}
         start = time.perf_counter()
-        opener = SpeechIndex.open if self.folder.is_dir() else SpeechIndex.create
-        self._index = opener(self.folder, self.encoder)
+        self._index = SpeechIndex.open_or_create(self.folder, self.encoder)
         self._index.add([row.audio for row in recordings], progress=True)
         return time.perf_counter() - start
 
@@ -236,9 +235,8 @@ class CascadeMoments:
         cosines = self._vectors @ vector
         nearest = np.argsort(-cosines)[: max(k, POOL)].tolist()
         pieces = [self._pieces[place] for place in nearest]
-        moments = find_moments(
-            self, vector, [piece.text for piece in pieces], [piece.words for piece in pieces]
-        )
+        texts, words = [piece.text for piece in pieces], [piece.words for piece in pieces]
+        moments = find_moments(vector, texts, words, embed_windows(self, texts, words))
         ranked = sorted(
             zip(nearest, pieces, moments, strict=True),
             key=lambda entry: -joint_score(float(cosines[entry[0]]), entry[2].score if entry[2] else None),

@@ -2,11 +2,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-import numpy as np
-
-from ..data.audio import SAMPLING_RATE, audio_blocks
+from ..data.audio import read_range
 from .answering import AnswerModel
 from .search import Hit
 
@@ -44,27 +41,3 @@ def ask(question: str, hits: Sequence[Hit], model: AnswerModel | None = None) ->
         return Answer(None, list(hits), None)
     clips = [read_range(hit.source, hit.start_s, hit.end_s) for hit in hits]
     return Answer(model.answer(question, clips), list(hits), model.name)
-
-
-def read_range(path: str | Path, start_s: float, end_s: float) -> np.ndarray:
-    """Read a part of a recording, block by block, so that its length does not matter.
-
-    Args:
-        path: of the recording.
-        start_s: in seconds from its start.
-        end_s: likewise.
-
-    Returns:
-        (S,) float32 at 16 kHz; shorter if the recording ends before.
-
-    Raises:
-        As `audio_blocks`.
-    """
-    first, last = round(start_s * SAMPLING_RATE), round(end_s * SAMPLING_RATE)
-    pieces, position = [], 0
-    for block in audio_blocks(path):
-        if position >= last:
-            break
-        pieces.append(block[max(first - position, 0) : last - position])
-        position += len(block)
-    return np.concatenate(pieces) if pieces else np.zeros(0, dtype=np.float32)

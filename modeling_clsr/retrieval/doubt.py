@@ -8,11 +8,13 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 FILE = "doubt.json"  # of a checkpoint folder
-FEATURES = ("passage", "moment", "bm25", "lead_of_cosines", "lead_of_bm25")
+FEATURES = ("passage", "moment", "words", "lead_of_cosines", "lead_of_words")
+NEARBY_S = 30.0  # passages of one recording that are nearer than this speak of the same thing
 
 
 @dataclass(frozen=True)
@@ -28,6 +30,26 @@ class Evidence:
     passage: float
     moment: float | None
     bm25: float
+
+
+class Found(Protocol):
+    """What is judged, such as a `Hit`: where it is, and what speaks for it."""
+
+    @property
+    def source(self) -> str:
+        """Of the recording."""
+
+    @property
+    def start_s(self) -> float:
+        """Of the passage."""
+
+    @property
+    def end_s(self) -> float:
+        """Of the passage."""
+
+    @property
+    def evidence(self) -> Evidence:
+        """What speaks for it."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +74,9 @@ class Doubt:
                 f"the calibration has {len(self.weights)} weights but {len(FEATURES)} are needed; fit it again"
             )
 
-    def probabilities(self, evidence: Sequence[Evidence]) -> list[float]:
-        """Return for each hit of one search the probability that it answers."""
-        return self.chances(features(evidence)).tolist()
+    def probabilities(self, hits: Sequence[Found], num_passages: int) -> list[float]:
+        """Return for each hit of one search, in an index of so many passages, the probability that it answers."""
+        return self.chances(features(hits, num_passages)).tolist()
 
     def chances(self, rows: np.ndarray) -> np.ndarray:
         """Return (N,) probabilities of feature rows (N, F)."""
@@ -88,22 +110,31 @@ class Doubt:
         return cls(**fields | {"weights": tuple(fields["weights"])})
 
 
-def features(evidence: Sequence[Evidence]) -> np.ndarray:
+def features(hits: Sequence[Found], num_passages: int) -> np.ndarray:
     """Return (N, F) of the N hits of one search.
 
-    A hit that stands out from the others is more likely right than one among equals: hence the leads over the best of
-    the others, in the mean of both cosines and in BM25. A hit without a moment counts as its own.
+    A hit that stands out is more likely right than one among equals: hence the leads over the best of the hits
+    elsewhere, in the mean of both cosines and in BM25. Neighbours in a recording share a subject and do not count as
+    rivals. BM25 grows with the logarithm of the number of passages, and is divided by it. A hit without a moment counts
+    as its own.
     """
-    passage = np.array([hit.passage for hit in evidence], dtype=np.float64)
-    moment = np.array([hit.passage if hit.moment is None else hit.moment for hit in evidence])
-    bm25 = np.array([hit.bm25 for hit in evidence], dtype=np.float64)
-    cosines = (passage + moment) / 2
-    return np.stack([passage, moment, bm25, _lead(cosines), _lead(bm25)], axis=1)
+    passage = np.array([hit.evidence.passage for hit in hits], dtype=np.float64)
+    moment = np.array(
+        [hit.evidence.passage if hit.evidence.moment is None else hit.evidence.moment for hit in hits]
+    )
+    words = np.array([hit.evidence.bm25 for hit in hits], dtype=np.float64) / np.log1p(num_passages)
+    rivals = np.array([[_elsewhere(hit, other) for other in hits] for hit in hits], dtype=bool)
+    rivals = rivals.reshape(len(hits), len(hits))
+    leads = [_lead(values, rivals) for values in ((passage + moment) / 2, words)]
+    return np.stack([passage, moment, words, *leads], axis=1)
 
 
-def _lead(values: np.ndarray) -> np.ndarray:
-    """Return what each value has more than the best of the others; than 0 if there are none."""
-    if len(values) == 1:
-        return values.copy()
-    second, first = np.sort(values)[-2:]
-    return values - np.where(np.arange(len(values)) == values.argmax(), second, first)
+def _elsewhere(hit: Found, other: Found) -> bool:
+    apart = max(other.start_s - hit.end_s, hit.start_s - other.end_s)
+    return other.source != hit.source or apart > NEARBY_S
+
+
+def _lead(values: np.ndarray, rivals: np.ndarray) -> np.ndarray:
+    """Return what each value has more than the best of its rivals; than 0 if there are none."""
+    best = np.where(rivals, values, -np.inf).max(axis=1, initial=-np.inf)
+    return values - np.where(rivals.any(axis=1), best, 0.0)

@@ -14,6 +14,7 @@ from lancedb.index import FTS, IvfPq
 
 from ..data.audio import find_recordings
 from ..data.passages import CutSettings, Cutting
+from ..hub.build import default_checkpoint
 from .encoder import Encoder
 from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
 from .progress import AudioBar
@@ -81,6 +82,26 @@ class SpeechIndex:
         metadata.check_cut(cut)
         return cls(str(uri), table, metadata, encoder)
 
+    @classmethod
+    def open_or_create(
+        cls, uri: str | Path, encoder: Encoder | None = None, cut: Cutting | None = None
+    ) -> "SpeechIndex":
+        """Open an index, or make it if there is none.
+
+        Args:
+            uri: of the index.
+            encoder: its model; if None the one that the index names, and for a new index the default checkpoint.
+            cut: as in `open` and `create`.
+
+        Raises:
+            IndexMismatchError: it was built by another model, or with other settings.
+            ValueError: `cut` makes longer passages than the model takes.
+        """
+        try:
+            return cls.open(uri, encoder, cut)
+        except FileNotFoundError:
+            return cls.create(uri, encoder or Encoder.from_pretrained(default_checkpoint()), cut)
+
     @property
     def encoder(self) -> Encoder:
         """The model of the index."""
@@ -100,12 +121,12 @@ class SpeechIndex:
         return dict(zip(rows["source"].to_pylist(), rows["fingerprint"].to_pylist(), strict=True))
 
     def passages(self, source: str | Path) -> list[dict]:
-        """Return the rows of one recording, in no order, without their vectors.
+        """Return the rows of one recording, in no order, without vectors.
 
         Args:
             source: absolute path of the recording.
         """
-        columns = [name for name in self._table.schema.names if name != "vector"]
+        columns = [name for name in self._table.schema.names if name not in ("vector", "window_vectors")]
         condition = f"source = {quoted(str(source))} AND vector IS NOT NULL"
         return self._table.search().where(condition).select(columns).to_list()
 
@@ -270,7 +291,7 @@ class SpeechIndex:
                 f"{named} leaves no recording of the index; `*` in a path stands for any characters"
             )
         query = self._query(question)
-        return search_table(self._table, self.encoder, query, k, mode, condition, self.encoder.doubt)
+        return search_table(self._table, query, k, mode, condition, self.encoder.doubt)
 
     def answered(self, hits: Sequence[Hit]) -> bool | None:
         """Tell whether one of the hits of a search is probable enough to count as an answer.

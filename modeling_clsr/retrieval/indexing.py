@@ -19,7 +19,8 @@ from ..data.passages import Cutting, Passage, stream_passages
 from ..data.sampler import length_batches
 from ..data.speech_detector import SpeechDetector
 from .encoder import Encoder
-from .schema import row_id, source_fingerprint
+from .moments import embed_windows
+from .schema import pack_windows, row_id, source_fingerprint
 
 POOL = 64  # passages batched together; at 29 s each they hold 120 MB
 READ_ERRORS = (OSError, ValueError, ImportError)  # what one bad recording may raise
@@ -84,6 +85,7 @@ class Recording:
             "probability": 0.0,
             "words": [],
             "vector": None,
+            "window_vectors": None,
         }
 
 
@@ -169,7 +171,13 @@ def _read(
 def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
     """Add the rows of one batch to their recordings. A clip without words, music or noise, leaves none."""
     encoded = encoder.encode_passages([clip.waveform for clip in clips])
-    for clip, (transcript, vector) in zip(clips, encoded, strict=True):
+    transcripts = [transcript for transcript, _ in encoded]
+    windows = embed_windows(
+        encoder,
+        [transcript.text.strip() for transcript in transcripts],
+        [transcript.words for transcript in transcripts],
+    )
+    for clip, (transcript, vector), window_vectors in zip(clips, encoded, windows, strict=True):
         recording, start_s = clip.recording, clip.passage.start_s
         recording.waiting -= 1
         if not transcript.text.strip():
@@ -188,6 +196,7 @@ def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
             recording.row(start_s, clip.passage.end_s)
             | {"transcript": transcript.text.strip(), "probability": transcript.probability}
             | {"words": [asdict(word) for word in words], "vector": vector.tolist()}
+            | {"window_vectors": pack_windows(window_vectors)}
         )
 
 

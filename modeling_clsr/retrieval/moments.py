@@ -1,7 +1,7 @@
 """Moments: the words of a passage that answer a question best.
 
-Enters: transcripts with timed words, the vector of a question. Leaves: a `Moment` for each, found by embedding
-sentences of the transcript; the audio is not read again.
+Sentences of the transcripts are embedded once, by `embed_windows`, when a recording is indexed; `find_moments` compares
+them with a question. Neither reads the audio.
 """
 
 import itertools
@@ -51,38 +51,65 @@ class Moment:
     end_char: int
 
 
+def embed_windows(
+    encoder: TextEncoder, transcripts: Sequence[str], word_lists: Sequence[list[Word]]
+) -> list[np.ndarray]:
+    """Embed what may be a moment: each sentence of each transcript, and each two neighbours.
+
+    Args:
+        encoder: with `encode_texts`.
+        transcripts: of passages.
+        word_lists: of the passages, in the order of the transcript.
+
+    Returns:
+        For each passage (W, D) unit vectors, in the order of `sentence_windows`.
+    """
+    texts, counts = [], []
+    for transcript, words in zip(transcripts, word_lists, strict=True):
+        spans = character_spans(transcript, words)
+        windows = [(spans[first][0], spans[end - 1][1]) for first, end, _ in sentence_windows(words)]
+        texts += [transcript[slice(*window)] for window in windows]
+        counts.append(len(windows))
+    vectors = encoder.encode_texts(texts, truncation=True) if texts else np.zeros((0, 0), np.float32)
+    return np.split(vectors, np.cumsum(counts)[:-1])
+
+
 def find_moments(
-    encoder: TextEncoder, vector: np.ndarray, transcripts: Sequence[str], word_lists: Sequence[list[Word]]
+    vector: np.ndarray,
+    transcripts: Sequence[str],
+    word_lists: Sequence[list[Word]],
+    windows: Sequence[np.ndarray],
 ) -> list[Moment | None]:
     """Find in each transcript the sentence, or two, nearest to the question.
 
     Args:
-        encoder: with `encode_texts`.
         vector: (D,) of the question.
         transcripts: of the hits.
         word_lists: of the hits, in the order of the transcript.
+        windows: of the hits, from `embed_windows`.
 
     Returns:
         One moment for each hit, None where it has no words.
     """
-    candidates = []  # (hit, first word, end word, characters, number of sentences)
-    for number, (transcript, words) in enumerate(zip(transcripts, word_lists, strict=True)):
-        spans = character_spans(transcript, words)
-        for first, end, count in sentence_windows(words):
-            candidates.append((number, first, end, (spans[first][0], spans[end - 1][1]), count))
-    moments: list[Moment | None] = [None] * len(transcripts)
-    if not candidates:
-        return moments
-    texts = [transcripts[number][slice(*span)] for number, _, _, span, _ in candidates]
-    scores = (encoder.encode_texts(texts, truncation=True) @ vector).tolist()
-    best = [-np.inf] * len(transcripts)
-    for (number, first, end, span, count), text, score in zip(candidates, texts, scores, strict=True):
-        preference = score - BREVITY_MARGIN * (count - 1)
-        if preference > best[number]:
-            best[number] = preference
-            words = word_lists[number]
-            moments[number] = Moment(text, words[first].start, words[end - 1].end, score, *span)
-    return moments
+    return [
+        _best_window(vector, transcript, words, vectors)
+        for transcript, words, vectors in zip(transcripts, word_lists, windows, strict=True)
+    ]
+
+
+def _best_window(
+    vector: np.ndarray, transcript: str, words: list[Word], vectors: np.ndarray
+) -> Moment | None:
+    places = list(sentence_windows(words))
+    if not places:
+        return None
+    scores = vectors.astype(np.float32, copy=False) @ vector  # (W,)
+    best = int(np.argmax(scores - BREVITY_MARGIN * np.array([count - 1 for *_, count in places])))
+    first, end, _ = places[best]
+    spans = character_spans(transcript, words)
+    start_char, end_char = spans[first][0], spans[end - 1][1]
+    text = transcript[start_char:end_char]
+    return Moment(text, words[first].start, words[end - 1].end, float(scores[best]), start_char, end_char)
 
 
 def sentence_windows(words: list[Word]) -> Iterator[tuple[int, int, int]]:

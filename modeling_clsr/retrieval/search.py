@@ -14,7 +14,7 @@ from lancedb.query import MatchQuery
 from ..transcript_clsr import Word
 from .doubt import Doubt, Evidence
 from .moments import Moment, character_spans, find_moments
-from .schema import quoted
+from .schema import quoted, unpack_windows
 
 MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
@@ -38,7 +38,7 @@ class Hit:
         transcript: of the passage.
         words: of the transcript, timed from the start of the recording.
         moment: the words that answer best; None if the transcript has no timed words.
-        evidence: what speaks for it: the cosine of passage and moment, BM25.
+        evidence: what speaks for it: the cosines of passage and moment, BM25 (0 if a dense search did not count words).
         probability: that it answers, calibrated; None if the checkpoint has no calibration.
     """
 
@@ -70,7 +70,6 @@ class Query:
 
 def search_table(
     table: Any,
-    encoder: Any,
     query: Query,
     k: int = 5,
     mode: str = "hybrid",
@@ -85,7 +84,6 @@ def search_table(
 
     Args:
         table: LanceDB table of `row_schema`.
-        encoder: with `encode_texts`.
         query: the question.
         k: number of hits.
         mode: one of `MODES`.
@@ -105,13 +103,12 @@ def search_table(
     if mode not in MODES:
         raise ValueError(f"mode is {mode!r} but must be one of {', '.join(MODES)}; choose one")
     count = max(2 * k, POOL)  # some are merged
-    rows, best = _candidates(table, query, count, mode, condition)
-    hits = [
-        replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows[:count], encoder, query)
-    ]
+    count_words = mode != "dense" or doubt is not None  # which judges by the words, too
+    rows, best = _candidates(table, query, count, mode, condition, count_words)
+    hits = [replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows[:count], query)]
     ranked = merge_overlapping(sorted(hits, key=lambda hit: -hit.score))
     if doubt is not None and ranked:
-        chances = doubt.probabilities([hit.evidence for hit in ranked])  # among all, whatever k is
+        chances = doubt.probabilities(ranked, table.count_rows())  # among all, whatever k is
         ranked = [replace(hit, probability=chance) for hit, chance in zip(ranked, chances, strict=True)]
     return ranked[:k]
 
@@ -222,13 +219,14 @@ def worded_rows(table: Any, text: str, count: int, condition: str | None = None)
 
 
 def _candidates(
-    table: Any, query: Query, count: int, mode: str, condition: str | None
+    table: Any, query: Query, count: int, mode: str, condition: str | None, count_words: bool
 ) -> tuple[list[dict], float]:
     """Return the rows that may be hits, each with its `cosine` and its `bm25`, and the best BM25 score of all rows.
 
     Ordered by what is known before moments are found.
     """
-    worded = {row["id"]: row for row in worded_rows(table, query.text, count, condition)}
+    said = worded_rows(table, query.text, count, condition) if count_words else []
+    worded = {row["id"]: row for row in said}
     best = max((row["_score"] for row in worded.values()), default=0.0)
     rows = dict(worded)
     if mode != "text":
@@ -260,9 +258,10 @@ def _word_share(bm25: float, best: float) -> float:
     return WORD_WEIGHT * bm25 / best if best > 0 else 0.0
 
 
-def _hits(rows: list[dict], encoder: Any, query: Query) -> list[Hit]:
+def _hits(rows: list[dict], query: Query) -> list[Hit]:
     word_lists = [[Word(**word) for word in row["words"]] for row in rows]
-    moments = find_moments(encoder, query.vector, [row["transcript"] for row in rows], word_lists)
+    windows = [unpack_windows(row["window_vectors"], len(query.vector)) for row in rows]
+    moments = find_moments(query.vector, [row["transcript"] for row in rows], word_lists, windows)
     return [
         Hit(
             source=row["source"],

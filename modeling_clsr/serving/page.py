@@ -16,8 +16,7 @@ from typing import Any
 import numpy as np
 import soundfile
 
-from ..data.audio import SAMPLING_RATE, load_audio
-from ..retrieval.asking import read_range
+from ..data.audio import SAMPLING_RATE, load_audio, read_range
 from ..retrieval.index import SpeechIndex
 from ..retrieval.progress import clock
 from ..retrieval.search import MODES, Hit

@@ -9,7 +9,7 @@ import pytest
 import soundfile
 
 from modeling_clsr.data import audio
-from modeling_clsr.data.audio import audio_blocks, audio_duration, find_recordings, load_audio
+from modeling_clsr.data.audio import audio_blocks, audio_duration, find_recordings, load_audio, read_range
 
 
 def tone(seconds: float, rate: int, hertz: float = 440.0) -> np.ndarray:
@@ -66,6 +66,46 @@ def test_container_gives_the_same_tone(tmp_path: Path):
     assert len(waveform) == pytest.approx(32000, abs=1024)  # the codec fills its last frame
     assert np.abs(np.fft.rfft(waveform[:32000])).argmax() == pytest.approx(880, abs=1)
     assert audio_duration(tmp_path / "a.m4a") == pytest.approx(2.0, abs=0.1)
+
+
+def sweep(seconds: float, rate: int) -> np.ndarray:
+    """Make a tone that rises from 200 Hz by 100 Hz a second, so that no two parts of it are alike."""
+    at = np.arange(round(seconds * rate)) / rate
+    return (0.3 * np.sin(2 * np.pi * (200 * at + 50 * at**2))).astype(np.float32)
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac", "ogg", "opus", "mp3", "m4a"])
+@pytest.mark.parametrize("start_s", [0.0, 0.4, 21.37])
+def test_a_part_is_that_of_the_whole_recording(tmp_path: Path, suffix: str, start_s: float):
+    path = tmp_path / f"a.{suffix}"
+    if suffix == "m4a":
+        write_m4a(path, sweep(30.0, 48000), 48000)
+    else:
+        options = {"format": "OGG", "subtype": "OPUS"} if suffix == "opus" else {}
+        soundfile.write(path, sweep(30.0, 48000), 48000, **options)
+    part, whole = read_range(path, start_s, start_s + 2.5), load_audio(path)
+    assert len(part) == 40000
+    first = round(16000 * start_s)
+    near = np.corrcoef(part, whole[first : first + 40000])[0, 1]
+    late = np.corrcoef(part, whole[first + 16 : first + 40016])[0, 1]  # 1 ms
+    assert near > 0.99 and near > late
+
+
+def test_a_part_behind_the_end_is_short_or_empty(tmp_path: Path):
+    soundfile.write(tmp_path / "a.wav", tone(2.0, 16000), 16000)
+    assert len(read_range(tmp_path / "a.wav", 1.5, 9.0)) == 8000
+    assert len(read_range(tmp_path / "a.wav", 20.0, 21.0)) == 0
+
+
+def test_a_late_part_is_found_without_decoding_what_is_before(tmp_path: Path, monkeypatch):
+    soundfile.write(tmp_path / "a.flac", tone(120.0, 16000), 16000)
+    decoded = []
+    decode = audio._decode
+    monkeypatch.setattr(
+        audio, "_decode", lambda *args: (decoded.append(len(found[0])) or found for found in decode(*args))
+    )
+    read_range(tmp_path / "a.flac", 100.0, 103.0)
+    assert sum(decoded) <= 30 * 16000
 
 
 def test_container_without_pyav_names_the_extra(tmp_path: Path):

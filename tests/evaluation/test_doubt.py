@@ -1,12 +1,17 @@
 """Calibration: the fit finds the weights that made the data, the measures mean what they say, a real index is asked."""
 
 import json
+from datetime import UTC, datetime
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+from modeling_clsr.data.audio import load_audio, read_range
+from modeling_clsr.evaluation import doubt as doubt_module
 from modeling_clsr.evaluation.doubt import (
     Asked,
+    Posed,
     ask_all,
     calibration_error,
     draw_calibration,
@@ -14,9 +19,10 @@ from modeling_clsr.evaluation.doubt import (
     measure,
     training_pools,
 )
-from modeling_clsr.retrieval import SpeechIndex
+from modeling_clsr.retrieval import Hit, SpeechIndex
+from modeling_clsr.retrieval.doubt import Evidence
 from tests.retrieval.conftest import write_talks
-from tests.retrieval.known_clips import KnownClips
+from tests.retrieval.known_clips import KnownClips, locate
 
 TRUE_WEIGHTS, TRUE_BIAS = np.array([1.0, 2.0, 0.3, 4.0, 0.2]), -2.0
 
@@ -53,13 +59,18 @@ def test_fit_needs_right_and_wrong_hits():
         fit([Asked(np.zeros((5, 5)), np.zeros(5, dtype=bool), True)], "nothing")
 
 
-def test_every_question_is_asked_with_and_without_its_recording(tmp_path, clips):
+def test_every_question_counts_with_and_without_what_answers_it(tmp_path, clips):
     where = write_talks(tmp_path / "talks", clips)
     index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
     index.add([tmp_path / "talks"])
-    pairs = [(text, str(tmp_path / "talks" / name)) for name, places in where.items() for text in places]
-    asked = ask_all(index, pairs, "talks")
-    assert [search.answerable for search in asked] == [True, False] * len(pairs)
+    talks = tmp_path / "talks"
+    questions = [
+        Posed(text, str(talks / name), *span)
+        for name, places in where.items()
+        for text, span in places.items()
+    ]
+    asked = ask_all(index, questions, "talks")
+    assert [search.answerable for search in asked] == [True, False] * len(questions)
     assert all(search.right[0] for search in asked[::2])
     assert not any(search.right.any() for search in asked[1::2])
     doubt = fit(asked, "talks")
@@ -70,8 +81,45 @@ def test_every_question_is_asked_with_and_without_its_recording(tmp_path, clips)
     assert (tmp_path / "calibration.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_a_hit_answers_if_it_covers_half_of_the_place_or_lies_in_it():
+    posed = Posed("Why?", "/talks/a.ogg", 10.0, 14.0)
+    for start, end, right in [
+        (0, 12, True),
+        (0, 11.9, False),
+        (13, 13.5, True),
+        (14, 30, False),
+        (0, 60, True),
+    ]:
+        assert posed.is_answered_by(found("/talks/a.ogg", start, end)) == right
+    assert not posed.is_answered_by(found("/talks/b.ogg", 10, 14))
+    assert Posed("Why?", "/talks/b.ogg").is_answered_by(found("/talks/b.ogg", 3, 9))
+
+
+def found(source: str, start_s: float, end_s: float) -> Hit:
+    now = datetime.now(UTC)
+    return Hit(source, source, now, start_s, end_s, 0.5, "So.", [], None, Evidence(0.5, None, 0.0))
+
+
+def test_pools_join_neighbours_and_take_no_clip_twice(tmp_path, reread, monkeypatch):
+    for name, value in (("POOLS", (1, 2)), ("LONG_POOLS", (4,)), ("CLIPS_PER_RECORDING", 2)):
+        monkeypatch.setattr(doubt_module, name, value)
+    rows = [
+        {"id": str(n), "audio": str(clip["path"]), "question": f"Question {n}?", "transcript": "So."}
+        for n, clip in enumerate(reread[:7])
+    ]
+    (tmp_path / "m.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    joined, *short = training_pools(tmp_path / "m.jsonl", tmp_path / "out")
+    assert [posed.question for posed in joined.questions] == [f"Question {n}?" for n in range(4)]
+    assert [Path(posed.source).name for posed in joined.questions] == ["00.opus"] * 2 + ["01.opus"] * 2
+    for posed, row in zip(joined.questions, rows, strict=False):
+        part = read_range(posed.source, posed.start_s, posed.end_s)
+        assert locate(load_audio(row["audio"]), part) == pytest.approx(0, abs=16)  # 1 ms
+    asked = [posed.question for pool in short for posed in pool.questions]
+    assert sorted(asked) == ["Question 4?", "Question 5?", "Question 6?"] and len(short[0].recordings) == 1
+
+
 def test_pools_need_enough_clips(tmp_path, reread):
     clip = {"id": "a", "audio": reread[0]["path"], "question": "Why?", "transcript": "So."}
     (tmp_path / "m.jsonl").write_text(json.dumps(clip, default=str))
-    with pytest.raises(ValueError, match="has 1 clips with questions but 1500 are needed"):
-        training_pools(tmp_path / "m.jsonl")
+    with pytest.raises(ValueError, match="has 1 clips with questions but 2000 are needed"):
+        next(training_pools(tmp_path / "m.jsonl", tmp_path))

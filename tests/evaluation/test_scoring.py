@@ -5,7 +5,7 @@ import pytest
 
 from modeling_clsr import Word
 from modeling_clsr.evaluation.scoring import bm25_scores, score_texts
-from modeling_clsr.retrieval.moments import find_moments
+from modeling_clsr.retrieval.moments import embed_windows, find_moments
 from modeling_clsr.retrieval.search import joint_score
 from tests.retrieval.known_clips import KnownClips, embed
 
@@ -43,7 +43,7 @@ def test_moments_are_those_that_search_finds():
     words = [[Word(w, float(n), n + 1.0, 1.0) for n, w in enumerate(text.split())] for text in TEXTS]
     dense = encode(QUESTIONS) @ encode(TEXTS).T
     for row, question in enumerate(QUESTIONS):
-        moments = find_moments(KnownClips({}), embed(question), TEXTS, words)
+        moments = find_moments(embed(question), TEXTS, words, embed_windows(KnownClips({}), TEXTS, words))
         expected = [
             joint_score(float(c), moment.score if moment else None)
             for c, moment in zip(dense[row], moments, strict=True)

@@ -1,9 +1,10 @@
 """Moments: sentences of a transcript, and which of them answers."""
 
+import numpy as np
 import pytest
 
 from modeling_clsr import Word
-from modeling_clsr.retrieval.moments import find_moments, split_sentences
+from modeling_clsr.retrieval.moments import embed_windows, find_moments, sentence_windows, split_sentences
 
 from .known_clips import KnownClips, embed
 
@@ -56,8 +57,23 @@ TRANSCRIPT = (
 )
 
 
+def moments(question: str, transcripts: list[str], word_lists: list[list[Word]]):
+    windows = embed_windows(KnownClips({}), transcripts, word_lists)
+    return find_moments(embed(question), transcripts, word_lists, windows)
+
+
 def moment(question: str, transcript: str = TRANSCRIPT):
-    return find_moments(KnownClips({}), embed(question), [transcript], [timed(transcript)])[0]
+    return moments(question, [transcript], [timed(transcript)])[0]
+
+
+def test_windows_are_the_sentences_and_their_neighbours_of_each_passage():
+    words = timed(TRANSCRIPT)
+    first, none, second = embed_windows(KnownClips({}), [TRANSCRIPT, "", TRANSCRIPT], [words, [], words])
+    assert len(first) == len(second) == len(list(sentence_windows(words))) == 5 and len(none) == 0
+    np.testing.assert_array_equal(first[0], embed("The harbour was quiet."))
+    np.testing.assert_array_equal(
+        first[3], embed("The harbour was quiet. The lighthouse was built of granite in spring.")
+    )
 
 
 def test_moment_is_the_sentence_that_answers_with_its_words_times():
@@ -76,13 +92,12 @@ def test_moment_is_two_sentences_when_both_answer():
 
 
 def test_hit_without_words_has_no_moment():
-    vector = embed("when?")
-    moments = find_moments(KnownClips({}), vector, ["", TRANSCRIPT], [[], timed(TRANSCRIPT)])
-    assert moments[0] is None and moments[1] is not None
-    assert find_moments(KnownClips({}), vector, [""], [[]]) == [None]
+    found = moments("when?", ["", TRANSCRIPT], [[], timed(TRANSCRIPT)])
+    assert found[0] is None and found[1] is not None
+    assert moments("when?", [""], [[]]) == [None]
 
 
 def test_words_that_differ_from_the_transcript_still_give_a_moment():
     words = timed("the light house WAS built")
-    found = find_moments(KnownClips({}), embed("light"), ["The lighthouse was built"], [words])[0]
+    found = moments("light", ["The lighthouse was built"], [words])[0]
     assert 0 <= found.start_char <= found.end_char <= len("The lighthouse was built")

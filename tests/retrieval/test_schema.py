@@ -48,11 +48,11 @@ def test_other_settings_are_refused_with_both():
 
 def test_other_format_is_refused_with_both_versions(tmp_path: Path):
     create_table(str(tmp_path / "index"), replace(METADATA, format_version=99))
-    with pytest.raises(IndexMismatchError, match=r"index format 99 but this version reads 2; build it again"):
+    with pytest.raises(IndexMismatchError, match=r"index format 99 but this version reads 3; build it again"):
         open_table(str(tmp_path / "index"))
     (tmp_path / "first").mkdir()
     (tmp_path / "first" / FIRST_FORMAT_FILE).write_text("{}")
-    with pytest.raises(IndexMismatchError, match=r"first has index format 1 but this version reads 2"):
+    with pytest.raises(IndexMismatchError, match=r"first has index format 1 but this version reads 3"):
         open_table(str(tmp_path / "first"))
 
 

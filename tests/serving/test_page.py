@@ -170,7 +170,7 @@ def spoken_question(folder: Path) -> Path:
     """Cut a spoken sentence about smoke out of the talk."""
     import soundfile
 
-    from modeling_clsr.retrieval.asking import read_range
+    from modeling_clsr.data.audio import read_range
 
     path = folder / "question.wav"
     soundfile.write(path, read_range(LIBRARY / "beekeeping-talk.opus", 95.0, 99.5), 16000)
