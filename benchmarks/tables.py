@@ -12,6 +12,9 @@ from modeling_clsr.evaluation.report import render_results
 from modeling_clsr.evaluation.significance import shown_p
 
 ROOT = Path(__file__).parents[1]
+SCALES = (1_000, 100_000, 10_000_000)  # hours of audio
+CORE_HOUR_PRICE = 0.04  # dollars: an assumption, about what clouds ask
+OPUS_KBITS = 32
 EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
 SYSTEMS = {
     "clsr": "CLSR, float32",
@@ -142,6 +145,105 @@ def doubt_table() -> str:
     return "\n".join(lines)
 
 
+def times_table() -> str:
+    """Return the Markdown table of `benchmarks/times.py`."""
+    row = read("times")["figures"]
+    return "\n".join(
+        [
+            "| what | figure (95 % interval) |",
+            "|---|---|",
+            f"| words heard right, whose times are judged | {row['words_heard_right']} of {row['words_said']} |",
+            f"| their starts within 0.3 s | {percent(row, 'starts_within_0.3_s')} |",
+            f"| their ends within 0.3 s | {100 * row['ends_within_0.3_s']:.1f} % |",
+            f"| error of a start: median, p90, p95 | {row['start_error_p50_s']:.2f}, {row['start_error_p90_s']:.2f}, "
+            f"{row['start_error_p95_s']:.2f} s |",
+            f"| first hits over the clip whose words they say | {percent(row, 'moments_over_their_clip')} of "
+            f"{row['moments_judged']} |",
+        ]
+    )
+
+
+def long_file_table() -> str:
+    """Return the Markdown table of `benchmarks/long_file.py`."""
+    result = read("long_file")
+    rows = result["figures"]["lengths"]
+    lines = [
+        "| | " + " | ".join(f"{row['hours']:.1f} h" for row in rows) + " |",
+        "|---|" + "---|" * len(rows),
+    ]
+    for title, cell in (
+        ("peak memory", lambda row: f"{row['peak_memory_gb']:.2f} GB"),
+        ("hours of audio an hour", lambda row: f"{row['times_real_time']:.1f}"),
+        ("index, of an hour of audio", lambda row: f"{row['bytes_per_hour'] / 1e6:.1f} MB"),
+        *(
+            (
+                f"time: {part}",
+                lambda row, part=part: f"{100 * row['parts'].get(part, 0.0) / row['seconds']:.1f} %",
+            )
+            for part in rows[-1]["parts"]
+        ),
+    ):
+        lines.append(f"| {title} | " + " | ".join(map(cell, rows)) + " |")
+    stamp = result["stamp"]
+    return "\n".join([*lines, "", f"On {stamp['processor']}, {rows[-1]['threads']} threads, one process."])
+
+
+def growth_table() -> str:
+    """Return the Markdown table of `benchmarks/search.py`."""
+    result = read("search")
+    lines = [
+        "| passages | recall@10 | vectors: p50, p95 | words: p50, p95 | on disk | built in | peak memory |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['passages']:,} | {row['recall_at_10']:.3f} "
+        f"| {row['vector_ms_p50']:.1f}, {row['vector_ms_p95']:.1f} ms "
+        f"| {row['words_ms_p50']:.1f}, {row['words_ms_p95']:.1f} ms | {row['bytes'] / 1e9:.2f} GB "
+        f"| {row['indexing_s']:.0f} s | {row['peak_memory_gb']:.2f} GB |"
+        for row in result["figures"]["sizes"]
+    ]
+    stamp = result["stamp"]
+    return "\n".join([*lines, "", f"{stamp['questions']} questions, on {stamp['processor']}, in process."])
+
+
+def scaling_table() -> str:
+    """Return what so many hours cost, by the measured figures of `benchmarks/long_file.py`."""
+    row = read("long_file")["figures"]["lengths"][-1]
+    core_hours = row["threads"] / row["times_real_time"]  # of an hour of audio
+    passages = row["passages"] / row["hours"]
+    writing = row["parts"]["write the table"] / row["hours"]
+    lines = [
+        "| | " + " | ".join(f"{hours:,} h" for hours in SCALES) + " |",
+        "|---|" + "---|" * len(SCALES),
+    ]
+    for title, cell in (
+        ("passages", lambda hours: shown_count(hours * passages)),
+        ("core-hours of indexing", lambda hours: shown_count(hours * core_hours)),
+        ("on 64 cores", lambda hours: f"{hours * core_hours / 64 / 24:,.1f} days"),
+        (f"at ${CORE_HOUR_PRICE} a core-hour", lambda hours: f"${hours * core_hours * CORE_HOUR_PRICE:,.0f}"),
+        ("index on disk", lambda hours: f"{hours * row['bytes_per_hour'] / 1e9:,.0f} GB"),
+        (f"audio as Opus, {OPUS_KBITS} kbit/s", lambda hours: f"{hours * OPUS_KBITS * 450 / 1e6:,.0f} GB"),
+        ("one writer is busy for", lambda hours: f"{hours * writing / 3600:,.1f} h"),
+    ):
+        lines.append(f"| {title} | " + " | ".join(map(cell, SCALES)) + " |")
+    cost = core_hours * CORE_HOUR_PRICE
+    lines += [
+        "",
+        f"An hour of audio: {60 * core_hours:.1f} core-minutes (${cost:.4f}), {passages:.0f} passages, "
+        f"{row['bytes_per_hour'] / 1e6:.1f} MB, {writing:.2f} s of writing.",
+    ]
+    return "\n".join(lines)
+
+
+def shown_count(number: float) -> str:
+    """Write a large number in two digits.
+
+    >>> shown_count(234567.0)
+    '230,000'
+    """
+    return f"{float(f'{number:.2g}'):,.0f}"
+
+
 def card_results() -> str:
     """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
     measured = [read(name) for name in EVALUATIONS if path_of(name).is_file()]
@@ -175,6 +277,10 @@ PLACES = (
     ("docs/training.md", "learning", learning_table),
     ("docs/training.md", "speed", training_table),
     ("docs/search.md", "doubt", doubt_table),
+    ("docs/search.md", "times", times_table),
+    ("docs/scaling.md", "long file", long_file_table),
+    ("docs/scaling.md", "growth", growth_table),
+    ("docs/scaling.md", "scaling", scaling_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
 )

@@ -14,6 +14,7 @@ import soundfile
 
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import Encoder, SpeechIndex
+from modeling_clsr.retrieval.schema import unpack_windows
 
 ray = pytest.importorskip("ray", reason="the extra ray is not installed")
 
@@ -82,6 +83,8 @@ def test_two_workers_one_killed_write_what_one_process_writes(cluster, talks, de
     assert [row["id"] for row in found] == [row["id"] for row in expected]
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one.pop("vector"), other.pop("vector"), atol=1e-4)
+        windows = [unpack_windows(row.pop("window_vectors"), encoder.embed_dim) for row in (one, other)]
+        np.testing.assert_allclose(*windows, atol=1e-3)
         for word, same in zip(one.pop("words"), other.pop("words"), strict=True):
             assert word["text"] == same["text"] and word["start"] == pytest.approx(same["start"], abs=0.05)
         assert one.pop("probability") == pytest.approx(other.pop("probability"), abs=1e-3)
