@@ -244,6 +244,49 @@ def shown_count(number: float) -> str:
     return f"{float(f'{number:.2g}'):,.0f}"
 
 
+def serving_table() -> str:
+    """Return the Markdown tables of `benchmarks/serving.py`."""
+    if not path_of("serving").is_file():
+        return "Not measured yet."
+    result = read("serving")
+    stamp, (load, memory, refusals) = result["stamp"], result["figures"].values()
+    kinds = load["kinds"]
+    lines = ["| request | a second | p50 | p95 |", "|---|---|---|---|"]
+    lines += [
+        f"| {kind} | {row['per_second']:.2f} | {row['p50_ms']:.0f} ms | {row['p95_ms']:.0f} ms |"
+        for kind, row in kinds.items()
+    ]
+    answered = sum(row["statuses"].get("200", 0) for row in kinds.values())
+    other = sum(row["other_than_alone"] for row in kinds.values())
+    lines += [
+        "",
+        f"{stamp['clients']} clients without a pause for {load['seconds']:.0f} s on {stamp['processor']}, "
+        f"{stamp['processors']} processors, which the clients share: {load['requests']} requests, "
+        f"{load['per_second']:.1f} a second; {answered} served, {load['without_answer']} without an answer; the server "
+        f"counted {load['answers_by_the_servers_count']} answers. {other} answers differed from what the same request "
+        "got alone.",
+        "",
+        f"Resident memory: {memory['start_mb']:.0f} MB after warming up, {memory['end_mb']:.0f} MB at the end, "
+        f"{memory['slope_mb_per_minute']:+.1f} MB a minute; peak {memory['peak_mb']:.0f} MB, with the refusals "
+        f"{memory['peak_of_the_run_mb']:.0f} MB.",
+        "",
+        "![Memory of the server, and how long answers took](serving.png)",
+        "",
+        "| what was sent | taken | answer | after | server lives |",
+        "|---|---|---|---|---|",
+    ]
+    for row in refusals:
+        counts = row.get("statuses") or {str(row["status"]): 1}
+        answer = ", ".join(
+            f"{status}" if count == 1 else f"{count} × {status}" for status, count in counts.items()
+        )
+        message = f": {row['message']}" if row["message"] else ""
+        taken = f"{row['sent_bytes'] / 1e6:.1f} MB" if "sent_bytes" in row else ""
+        alive = "yes" if row["healthy_after"] else "no"
+        lines.append(f"| {row['case']} | {taken} | {answer}{message} | {row['seconds']:.1f} s | {alive} |")
+    return "\n".join(lines)
+
+
 def card_results() -> str:
     """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
     measured = [read(name) for name in EVALUATIONS if path_of(name).is_file()]
@@ -281,6 +324,7 @@ PLACES = (
     ("docs/scaling.md", "long file", long_file_table),
     ("docs/scaling.md", "growth", growth_table),
     ("docs/scaling.md", "scaling", scaling_table),
+    ("docs/server.md", "serving", serving_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
 )

@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .data.passages import Cutting
-    from .retrieval import Hit, SpeechIndex
+    from .retrieval import Encoder, Hit, SpeechIndex
 
 # What user input, a bad recording or a full disk raise; LanceDB reports the last as RuntimeError.
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 INTERRUPTED = {"index": "interrupted; finished recordings are kept, run the same command again to go on"}
 FORMATS = ("srt", "vtt", "json", "txt")  # of subtitles.render, which is imported when it is needed
+FORMS = ("int8", "onnx", "onnx-int8", "openvino")  # of retrieval.faster; the first needs no building
 FILTERS = ("file", "exclude", "mode", "after", "before")  # of SpeechIndex.search
 MARK_ON, MARK_OFF = "\x02", "\x03"  # stand for the marks while lines are broken
 PLAIN_MARKS = {MARK_ON: "»", MARK_OFF: "«"}
@@ -46,26 +47,50 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _build(arguments: argparse.Namespace) -> int:
     from .hub.build import build_default_checkpoint, default_checkpoint
 
-    print(build_default_checkpoint(arguments.folder) if arguments.folder else default_checkpoint())
+    folder, forms = arguments.folder, arguments.form or ()
+    if folder is None:
+        folder = default_checkpoint()
+    elif not (forms and (folder / "config.json").is_file()):
+        folder = build_default_checkpoint(folder)
+    if forms:
+        from .retrieval.faster import export_form
+
+        _hide_loading_bars()
+        for form in forms:
+            export_form(folder, form)
+    print(folder)
     return 0
+
+
+def _encoder(arguments: argparse.Namespace) -> "Encoder | None":
+    """Load the model that was named, in its form; None where the index's own will do as it is."""
+    from .retrieval import Encoder
+
+    model = arguments.model
+    if arguments.form and not model:
+        from .hub.build import default_checkpoint
+        from .retrieval.schema import open_table
+
+        try:
+            model = open_table(arguments.index)[1].model if arguments.index else default_checkpoint()
+        except FileNotFoundError:  # a new index
+            model = default_checkpoint()
+    return Encoder.from_pretrained(model, form=arguments.form) if model else None
 
 
 def _index(arguments: argparse.Namespace) -> int:
     from .data.audio import find_recordings
 
     find_recordings(arguments.paths)  # a typo shows before a model is loaded
-    from .retrieval import Encoder, SpeechIndex
+    from .retrieval import SpeechIndex
 
+    if arguments.form and arguments.ray:
+        raise ValueError(
+            f"--form is {arguments.form} but --ray's workers run float32; leave one of the two out"
+        )
+    cut = _cutting(arguments)
     _hide_loading_bars()
-    model, cut = arguments.model, _cutting(arguments)
-    try:
-        index = SpeechIndex.open(arguments.index, Encoder.from_pretrained(model) if model else None, cut)
-    except FileNotFoundError:
-        if model is None:
-            from .hub.build import default_checkpoint
-
-            model = default_checkpoint()
-        index = SpeechIndex.create(arguments.index, Encoder.from_pretrained(model), cut)
+    index = SpeechIndex.open_or_create(arguments.index, _encoder(arguments), cut)
     failed = _add(index, arguments)
     while arguments.watch:
         time.sleep(arguments.watch)
@@ -125,13 +150,12 @@ def _add(index: "SpeechIndex", arguments: argparse.Namespace, quiet: bool = Fals
 
 def _find(arguments: argparse.Namespace) -> "tuple[SpeechIndex, list[Hit]]":
     """Open the index and search it."""
-    from .retrieval import Encoder, SpeechIndex
+    from .retrieval import SpeechIndex
     from .retrieval.schema import open_table
 
     open_table(arguments.index)  # a typo shows before a model is loaded
     _hide_loading_bars()
-    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
-    index = SpeechIndex.open(arguments.index, encoder)
+    index = SpeechIndex.open(arguments.index, _encoder(arguments))
     question: Any = arguments.question
     if getattr(arguments, "audio", None):
         from .data.audio import load_audio
@@ -201,7 +225,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from .transcript_clsr import Word
 
     _hide_loading_bars()
-    encoder = Encoder.from_pretrained(arguments.model or default_checkpoint())
+    encoder = Encoder.from_pretrained(arguments.model or default_checkpoint(), form=arguments.form)
     report = AddReport()
     found = changed_recordings(recordings, {}, report)
     cut = CutSettings(max_s=encoder.max_audio_s)
@@ -243,7 +267,7 @@ def _serve(arguments: argparse.Namespace) -> int:
             '`clsr serve` needs uvicorn, which is not installed; install the "serve" extra of this package'
         ) from error
     _hide_loading_bars()
-    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
+    encoder = _encoder(arguments)
     if arguments.index:
         index = SpeechIndex.open(arguments.index, encoder)
         encoder = index.encoder
@@ -258,8 +282,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
 
 def _ui(arguments: argparse.Namespace) -> int:
-    from .hub.build import default_checkpoint
-    from .retrieval import Encoder, SpeechIndex
+    from .retrieval import SpeechIndex
     from .serving.page import launch
 
     if "://" in arguments.index and arguments.uploads is None:
@@ -267,11 +290,8 @@ def _ui(arguments: argparse.Namespace) -> int:
             f"--uploads is missing but {arguments.index} is no folder to keep files beside; name one"
         )
     _hide_loading_bars()
-    encoder = Encoder.from_pretrained(arguments.model) if arguments.model else None
-    try:
-        index = SpeechIndex.open(arguments.index, encoder)
-    except FileNotFoundError:  # a new one, to be filled on the page
-        index = SpeechIndex.create(arguments.index, encoder or Encoder.from_pretrained(default_checkpoint()))
+    # A new one can be filled on the page.
+    index = SpeechIndex.open_or_create(arguments.index, _encoder(arguments))
     uploads = arguments.uploads or Path(f"{arguments.index.rstrip('/')}.recordings")
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops it)", flush=True)
     launch(index, uploads, arguments.host, arguments.port)
@@ -294,8 +314,7 @@ def _write_clips(hits: "list[Hit]", folder: Path) -> None:
     """Write the passage of each hit as a WAV file and name it on stderr."""
     import soundfile
 
-    from .data.audio import SAMPLING_RATE
-    from .retrieval.asking import read_range
+    from .data.audio import SAMPLING_RATE, read_range
 
     folder.mkdir(parents=True, exist_ok=True)
     for rank, hit in enumerate(hits, start=1):
@@ -366,6 +385,11 @@ def _parser() -> argparse.ArgumentParser:
     def add_index(sub: argparse.ArgumentParser) -> None:
         sub.add_argument("--index", required=True, metavar="DIR", help="folder of the index, or s3://…")
 
+    def add_form(
+        sub: argparse.ArgumentParser, text: str = "a faster form, as onnx-int8, if it was built"
+    ) -> None:
+        sub.add_argument("--form", choices=FORMS, metavar="FORM", help=text)
+
     def add_filters(sub: argparse.ArgumentParser, k: int) -> None:
         sub.add_argument("-k", type=int, default=k, metavar="N", help=f"number of hits ({k})")
         modes = ("hybrid", "dense", "text")
@@ -382,10 +406,18 @@ def _parser() -> argparse.ArgumentParser:
                 help=f"only files changed {sense} (2026-11-25)",
             )
         sub.add_argument("--model", metavar="CKPT", help="where the index's checkpoint is, if it was moved")
+        add_form(sub, argparse.SUPPRESS)  # gains little for one question, and the screen is full
 
     build = command("build", _build, "[DIR]", "make the default checkpoint", "clsr build checkpoints/base")
     build.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="default: the cache; made only once"
+    )
+    build.add_argument(
+        "--form",
+        action="append",
+        choices=FORMS[1:],
+        metavar="FORM",
+        help=f"add a faster form, repeatable: {', '.join(FORMS[1:])}",
     )
 
     index = command(
@@ -400,6 +432,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument(
         "--model", metavar="CKPT", help="checkpoint folder or Hub id; default: the index's own"
     )
+    add_form(index)
     index.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
     index.add_argument("--prune", action="store_true", help="take out recordings of PATH that have vanished")
     index.add_argument(
@@ -441,11 +474,13 @@ def _parser() -> argparse.ArgumentParser:
     ui.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     ui.add_argument("--port", type=int, default=7860, help="port (7860)")
     ui.add_argument("--model", metavar="CKPT", help="checkpoint; default: the index's own")
+    add_form(ui)
 
     example = "clsr serve --index talks.clsr --port 8000"
     serve = command("serve", _serve, "[--index DIR]", "serve OpenAI's API, and search", example)
     serve.add_argument("--index", metavar="DIR", help="folder of the index, or s3://…; no search without one")
     serve.add_argument("--model", metavar="CKPT", help="checkpoint; default: the index's own")
+    add_form(serve)
     serve.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
     serve.add_argument("--port", type=int, default=8000, help="port (8000); the key is CLSR_API_KEY's value")
     serve.add_argument("--max-mb", type=int, default=200, metavar="N", help="largest request (200)")
@@ -463,6 +498,7 @@ def _parser() -> argparse.ArgumentParser:
         "--out", metavar="DIR", help="write there, or - for stdout; default: beside the recording"
     )
     transcribe.add_argument("--model", metavar="CKPT", help="checkpoint folder or Hub id; the default one")
+    add_form(transcribe)
     transcribe.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
 
     example = 'clsr ask "who keeps the bees?" --index talks.clsr --lalm http://host:8000/v1'

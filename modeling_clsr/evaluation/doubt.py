@@ -35,7 +35,7 @@ try:
 except ImportError:  # the "train" extra
     matplotlib = None  # type: ignore[assignment]
 
-POOLS = (100, 200, 400)  # clips of an index: a small one and a large one must both be judged well
+POOLS = (100, 200)  # clips of an index: a small one and a large one must both be judged well
 LONG_POOLS = (
     100,
     400,

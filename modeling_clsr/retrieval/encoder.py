@@ -52,15 +52,19 @@ class Encoder:
         self.max_audio_s: float = model.config.max_audio_s
 
     @classmethod
-    def from_pretrained(cls, name: str | Path, device: str | None = None) -> "Encoder":
+    def from_pretrained(
+        cls, name: str | Path, device: str | None = None, form: str | None = None
+    ) -> "Encoder":
         """Load a checkpoint.
 
         Args:
             name: a folder, or the id of a Hub repository.
-            device: "cuda" if there is one, else "cpu".
+            device: "cuda" if there is one and no form is named, else "cpu".
+            form: a faster one for the CPU, see `faster.FORMS`; float32 if None.
 
         Raises:
-            FileNotFoundError: neither a folder nor a repository of this name.
+            FileNotFoundError: neither a folder nor a repository of this name; it lacks the form.
+            ValueError: the form does not exist, fits neither the model nor the device, or is of other weights.
         """
         folder = Path(name).expanduser().absolute()
         if folder.is_dir():
@@ -71,9 +75,15 @@ class Encoder:
             raise FileNotFoundError(
                 f"{folder} is no checkpoint: it holds no config.json; name one made by `clsr build`"
             )
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model = CLSRModel.from_pretrained(folder).to(device)
+        device = device or ("cuda" if torch.cuda.is_available() and form is None else "cpu")
+        if form is not None and device != "cpu":
+            raise ValueError(f"form is {form} but device is {device}; forms are for the cpu, leave one out")
+        model = CLSRModel.from_pretrained(folder).to(device).eval()
         processor = CLSRProcessor.from_pretrained(folder)
+        if form is not None:
+            from .faster import use_form  # which knows this module
+
+            use_form(model, processor, folder, form)
         return cls(model, processor, str(name), checkpoint_fingerprint(folder), Doubt.load(folder))
 
     @torch.inference_mode()

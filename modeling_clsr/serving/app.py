@@ -5,12 +5,12 @@ Enters: an encoder and, for search, an index. Leaves: a FastAPI application.
 
 import asyncio
 import base64
-import binascii
+import itertools
 import tempfile
 import time
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
@@ -40,6 +40,8 @@ except ImportError as error:
 
 RESPONSE_FORMATS = ("json", "text", "srt", "verbose_json", "vtt")
 PIECE = 1 << 20  # bytes of an upload written at once
+CLIP_BATCH = 8  # passages in one pass of the model, and read ahead of it from one recording
+TEXT_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -48,18 +50,22 @@ class ServerLimits:
 
     Attributes:
         max_bytes: of a request.
+        max_held_bytes: of all requests that are not answered yet.
         max_audio_s: of one recording, in seconds.
         max_inputs: of one request for embeddings.
         max_waiting: inputs and passages of all requests that may wait.
         upload_timeout_s: between two pieces of an upload.
+        min_bytes_per_s: of an upload on average, once it has lasted longer than that.
         request_timeout_s: of one answer.
     """
 
     max_bytes: int = 200 << 20
+    max_held_bytes: int = 1 << 30
     max_audio_s: float = 3 * 3600.0
     max_inputs: int = 256
     max_waiting: int = 512
     upload_timeout_s: float = 30.0
+    min_bytes_per_s: float = 1000.0
     request_timeout_s: float = 600.0
 
 
@@ -110,7 +116,14 @@ def create_app(
     app = FastAPI(title="CLSR", lifespan=lifespan)
     _add_errors(app)
     _add_routes(app, service)
-    limited = Limits(app, limits.max_bytes, limits.upload_timeout_s, api_key)
+    limited = Limits(
+        app,
+        limits.max_bytes,
+        limits.max_held_bytes,
+        limits.upload_timeout_s,
+        limits.min_bytes_per_s,
+        api_key,
+    )
     return _Counting(limited, service.requests)
 
 
@@ -119,8 +132,8 @@ class _Service:
 
     def __init__(self, encoder: Encoder, index: SpeechIndex | None, limits: ServerLimits):
         self.encoder, self.index, self.limits = encoder, index, limits
-        self.texts = Batcher(self._encode_texts, max_batch=64, max_waiting=limits.max_waiting)
-        self.clips = Batcher(encoder.encode_passages, max_batch=8, max_waiting=limits.max_waiting)
+        self.texts = Batcher(self._encode_texts, max_batch=TEXT_BATCH, max_waiting=limits.max_waiting)
+        self.clips = Batcher(encoder.encode_passages, max_batch=CLIP_BATCH, max_waiting=limits.max_waiting)
         self.requests: Counter[tuple[str, int]] = Counter()
         self.audio_s = 0.0
         self.begun = time.time()
@@ -133,35 +146,54 @@ class _Service:
         self.clips.close()
 
     async def hear(self, path: Path) -> list[tuple[float, Any, np.ndarray]]:
-        """Cut, transcribe and embed a recording: start, transcript and vector of each passage."""
-        try:
-            seconds = audio_duration(path)
-            if seconds > self.limits.max_audio_s:
-                raise _refused(
-                    413,
-                    f"the recording lasts {seconds:.0f} s but at most {self.limits.max_audio_s:g} s are taken; "
-                    "cut it",
-                )
-            cut = CutSettings(max_s=self.encoder.max_audio_s)
-            passages = await asyncio.to_thread(lambda: list(stream_passages(path, cut)))
-        except (ValueError, ImportError, OSError) as error:
-            raise _refused(400, str(error).replace(str(path), "the upload")) from error
-        encoded = await self.clips.submit([waveform for _, waveform in passages]) if passages else []
+        """Cut, transcribe and embed a recording: start, transcript and vector of each passage.
+
+        A batch of passages at a time, so that a long recording fills neither the memory nor the queue.
+        """
+        heard: list[tuple[float, Any, np.ndarray]] = []
+        with _refusing_broken(path):
+            seconds = await asyncio.to_thread(audio_duration, path)
+        self._check_duration(seconds)
+        passages = stream_passages(path, CutSettings(max_s=self.encoder.max_audio_s))
+        while True:
+            with _refusing_broken(path):
+                batch = await asyncio.to_thread(lambda: list(itertools.islice(passages, CLIP_BATCH)))
+            if not batch:
+                break
+            self._check_duration(batch[-1][0].end_s)  # not every container states how long it is
+            encoded = await self.clips.submit([waveform for _, waveform in batch], begun=bool(heard))
+            heard += [
+                (passage.start_s, transcript, vector)
+                for (passage, _), (transcript, vector) in zip(batch, encoded, strict=True)
+            ]
         self.audio_s += seconds
-        return [
-            (passage.start_s, transcript, vector)
-            for (passage, _), (transcript, vector) in zip(passages, encoded, strict=True)
-        ]
+        return heard
+
+    def _check_duration(self, seconds: float) -> None:
+        limit = self.limits.max_audio_s
+        if seconds > limit:
+            raise _refused(
+                413, f"the recording lasts {seconds:.0f} s but at most {limit:g} s are taken; cut it"
+            )
+
+
+@contextmanager
+def _refusing_broken(path: Path) -> Iterator[None]:
+    """Answer what reading an upload raises."""
+    try:
+        yield
+    except (ValueError, ImportError, OSError) as error:
+        raise _refused(400, str(error).replace(str(path), "the upload")) from error
 
 
 def _add_routes(app: FastAPI, service: _Service) -> None:
     @app.post("/v1/embeddings")
     async def embeddings(request: EmbeddingRequest) -> dict[str, Any]:
-        vectors, tokens = await _within(service, _embed(service, request.input))
         if request.encoding_format not in ("float", "base64"):
             raise _refused(
                 400, f"encoding_format is {request.encoding_format!r} but must be float or base64; choose one"
             )
+        vectors, tokens = await _within(service, _embed(service, request.input))
         as_text = request.encoding_format == "base64"
         data = [
             {
@@ -190,7 +222,7 @@ def _add_routes(app: FastAPI, service: _Service) -> None:
             )
         async with _stored(file) as path:
             heard = await _within(service, service.hear(path))
-            duration = audio_duration(path)
+            duration = await asyncio.to_thread(audio_duration, path)
         return _transcription(heard, duration, response_format, file.filename or "")
 
     @app.post("/v1/search")
@@ -238,31 +270,36 @@ async def _embed(service: _Service, given: Any) -> tuple[list[np.ndarray], int]:
     texts = [entry for entry in inputs if isinstance(entry, str)]
     if any(not text.strip() for text in texts):
         raise _refused(400, "an input is an empty text but at least one word is needed; drop it")
-    vectors: list[np.ndarray | None] = [None] * len(inputs)
+    # The clips together, so that they share passes of the model.
+    clips = [(entry, place) for place, entry in enumerate(inputs) if not isinstance(entry, str)]
+    heard = iter(await asyncio.gather(*(_embed_clip(service, entry, place) for entry, place in clips)))
     written = iter(await service.texts.submit(texts) if texts else [])
-    for place, entry in enumerate(inputs):
-        vectors[place] = next(written) if isinstance(entry, str) else await _embed_clip(service, entry, place)
+    vectors = [next(written) if isinstance(entry, str) else next(heard) for entry in inputs]
     tokenized = service.encoder.processor.tokenizer(texts, verbose=False)["input_ids"] if texts else []
-    return [vector for vector in vectors if vector is not None], sum(map(len, tokenized))
+    return vectors, sum(map(len, tokenized))
 
 
 async def _embed_clip(service: _Service, entry: Any, place: int) -> np.ndarray:
     """Embed a clip given in base64; a longer recording has the mean of its passages' vectors."""
-    try:
-        data = base64.b64decode(entry["input_audio"]["data"], validate=True)
-    except (TypeError, KeyError, binascii.Error) as error:
-        raise _refused(
-            400,
-            f"input {place} is neither a text nor an input_audio part with base64 data; see docs/server.md",
-        ) from error
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip"
-        path.write_bytes(data)
+        try:
+            await asyncio.to_thread(_unpack, entry, path)
+        except (TypeError, KeyError, ValueError) as error:
+            raise _refused(
+                400,
+                f"input {place} is neither a text nor an input_audio part with base64 data; see docs/server.md",
+            ) from error
         heard = await service.hear(path)
     if not heard:
         raise _refused(400, f"in input {place} nobody speaks, so it has no vector; drop it")
     mean = np.mean([vector for _, _, vector in heard], axis=0)
     return mean / np.linalg.norm(mean)
+
+
+def _unpack(entry: Any, path: Path) -> None:
+    """Write the clip of an input to a file."""
+    path.write_bytes(base64.b64decode(entry["input_audio"]["data"], validate=True))
 
 
 def _transcription(heard: list, duration: float, response_format: str, name: str) -> Any:
@@ -345,6 +382,10 @@ def _add_errors(app: FastAPI) -> None:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"][1:])) or "the body"
         return answer(400, f"{where}: {first['msg']}")
+
+    @app.exception_handler(Exception)
+    async def failed(request: Request, error: Exception) -> JSONResponse:
+        return answer(500, "the server failed; its log says why")
 
 
 class _Counting:

@@ -53,8 +53,12 @@ class Batcher:
         """Items that wait or are being worked on."""
         return self._waiting
 
-    async def submit(self, items: list[Any]) -> list[Any]:
+    async def submit(self, items: list[Any], begun: bool = False) -> list[Any]:
         """Run items with those of other requests.
+
+        Args:
+            items: of one request.
+            begun: they go on with a request that was taken before, and are not refused in its midst.
 
         Returns:
             A result for each.
@@ -64,7 +68,7 @@ class Batcher:
             Exception: what `run` raised for the batch.
         """
         with self._lock:
-            if self._waiting + len(items) > self.max_waiting:
+            if not begun and self._waiting + len(items) > self.max_waiting:
                 raise BusyError(
                     f"{self._waiting} inputs wait and {len(items)} more came but at most {self.max_waiting} may; "
                     "try again in a moment"

@@ -1,4 +1,4 @@
-"""Limits on requests, before anything is read into memory: size, time of upload, key.
+"""Limits on requests, before anything is read into memory: size, speed of upload, key.
 
 A middleware of ASGI, because a framework's own parsers read a body before a handler can refuse it.
 """
@@ -6,7 +6,9 @@ A middleware of ASGI, because a framework's own parsers read a body before a han
 import asyncio
 import hmac
 import json
+import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -20,19 +22,41 @@ class _RefusedError(Exception):
         self.status = status
 
 
+@dataclass
+class _Upload:
+    """How far a body has come."""
+
+    begun: float = field(default_factory=time.monotonic)
+    size: int = 0
+    complete: bool = False
+
+
 class Limits:
-    """Refuses what is too large, too slow or without the key.
+    """Refuses what is too large, too slow or without the key, and what comes while too much is held already.
 
     Args:
         app: what answers.
         max_bytes: of a body.
+        max_held_bytes: of all bodies whose requests are not answered yet.
         upload_timeout_s: between two pieces of a body.
+        min_bytes_per_s: of a body on average, `upload_timeout_s` after it began; else who sends a byte now and then
+            holds a connection for ever.
         api_key: that a request must carry as a bearer token; None for none.
     """
 
-    def __init__(self, app: Any, max_bytes: int, upload_timeout_s: float, api_key: str | None = None):
-        self.app, self.max_bytes, self.upload_timeout_s = app, max_bytes, upload_timeout_s
+    def __init__(
+        self,
+        app: Any,
+        max_bytes: int,
+        max_held_bytes: int,
+        upload_timeout_s: float,
+        min_bytes_per_s: float,
+        api_key: str | None = None,
+    ):
+        self.app, self.max_bytes, self.max_held_bytes = app, max_bytes, max_held_bytes
+        self.upload_timeout_s, self.min_bytes_per_s = upload_timeout_s, min_bytes_per_s
         self.api_key = api_key
+        self.held = 0  # bytes
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Answer one connection, as ASGI calls it."""
@@ -40,6 +64,7 @@ class Limits:
             await self.app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        upload = _Upload()
         refusals: list[_RefusedError] = []
         begun = False
 
@@ -55,9 +80,11 @@ class Limits:
             declared = headers.get(b"content-length", b"0")
             if declared.isdigit() and int(declared) > self.max_bytes:
                 raise self._too_large(int(declared))
-            await self.app(scope, self._limited(receive, refusals), watched_send)
+            await self.app(scope, self._limited(receive, upload, refusals), watched_send)
         except _RefusedError as refused:
             refusals.append(refused)
+        finally:
+            self.held -= upload.size
         if refusals and not begun:
             await _answer(send, refusals[0].status, str(refusals[0]))
 
@@ -68,30 +95,48 @@ class Limits:
         if not hmac.compare_digest(given, self.api_key.encode()):
             raise _RefusedError(401, "the API key is missing or wrong; send `Authorization: Bearer KEY`")
 
-    def _limited(self, receive: Receive, refusals: list[_RefusedError]) -> Receive:
+    def _limited(self, receive: Receive, upload: _Upload, refusals: list[_RefusedError]) -> Receive:
         """Watch a body while it is read; a refusal is noted, because frameworks swallow what reading raises."""
-        read = 0
-
-        def refused(error: _RefusedError) -> _RefusedError:
-            refusals.append(error)
-            return error
 
         async def limited() -> dict[str, Any]:
-            nonlocal read
+            if upload.complete:  # what follows is the client going away, which may take its time
+                return await receive()
             try:
-                message = await asyncio.wait_for(receive(), self.upload_timeout_s if read >= 0 else None)
-            except TimeoutError:
-                message_text = f"no data came for {self.upload_timeout_s:g} s; send faster"
-                raise refused(_RefusedError(408, message_text)) from None
-            if message["type"] == "http.request":
-                read += len(message.get("body", b""))
-                if read > self.max_bytes:
-                    raise refused(self._too_large(read))
-                if not message.get("more_body", False):
-                    read = -1  # all is here: what follows is the client going away, which may take its time
-            return message
+                return await self._read(receive, upload)
+            except _RefusedError as refused:
+                refusals.append(refused)
+                raise
 
         return limited
+
+    async def _read(self, receive: Receive, upload: _Upload) -> dict[str, Any]:
+        """Read one piece of a body."""
+        now = time.monotonic()
+        earned = upload.size / self.min_bytes_per_s  # seconds
+        due = min(now, upload.begun + earned) + self.upload_timeout_s
+        try:
+            message = await asyncio.wait_for(receive(), due - now)
+        except TimeoutError:
+            raise _RefusedError(
+                408,
+                f"{upload.size} bytes came in {time.monotonic() - upload.begun:.0f} s but a piece each "
+                f"{self.upload_timeout_s:g} s and {self.min_bytes_per_s:g} bytes a second are needed; send faster",
+            ) from None
+        if message["type"] != "http.request":
+            return message
+        size = len(message.get("body", b""))
+        upload.size += size
+        self.held += size
+        if upload.size > self.max_bytes:
+            raise self._too_large(upload.size)
+        if self.held > self.max_held_bytes:
+            raise _RefusedError(
+                503,
+                f"{self.held} bytes of requests wait but at most {self.max_held_bytes} may; "
+                "try again in a moment",
+            )
+        upload.complete = not message.get("more_body", False)
+        return message
 
     def _too_large(self, size: int) -> _RefusedError:
         return _RefusedError(
@@ -101,11 +146,14 @@ class Limits:
 
 async def _answer(send: Send, status: int, message: str) -> None:
     """Answer in the shape of OpenAI's errors and close the connection, whose body is not read to its end."""
-    body = json.dumps(
-        {"error": {"message": message, "type": "invalid_request_error", "code": status}}
-    ).encode()
-    headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-    await send(
-        {"type": "http.response.start", "status": status, "headers": [*headers, (b"connection", b"close")]}
-    )
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    body = json.dumps({"error": {"message": message, "type": kind, "code": status}}).encode()
+    headers = [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(body)).encode()),
+        (b"connection", b"close"),
+    ]
+    if status == 503:
+        headers.append((b"retry-after", b"1"))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

@@ -121,5 +121,5 @@ def test_pools_join_neighbours_and_take_no_clip_twice(tmp_path, reread, monkeypa
 def test_pools_need_enough_clips(tmp_path, reread):
     clip = {"id": "a", "audio": reread[0]["path"], "question": "Why?", "transcript": "So."}
     (tmp_path / "m.jsonl").write_text(json.dumps(clip, default=str))
-    with pytest.raises(ValueError, match="has 1 clips with questions but 1200 are needed"):
+    with pytest.raises(ValueError, match="has 1 clips with questions but 600 are needed"):
         next(training_pools(tmp_path / "m.jsonl", tmp_path))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import io
 import json
+import select
 import socket
 import threading
 import time
@@ -95,6 +96,10 @@ def flac(samples):
     return buffer.getvalue()
 
 
+def clip_input(samples):
+    return {"type": "input_audio", "input_audio": {"data": base64.b64encode(flac(samples)).decode()}}
+
+
 def post(port, path, body, headers=None):
     request = urllib.request.Request(
         f"http://127.0.0.1:{port}{path}", json.dumps(body).encode(), {"Content-Type": "application/json"}
@@ -122,10 +127,17 @@ def test_openai_client_gets_the_vectors_of_texts_and_clips(client, encoder, clip
         )
         assert answer.usage.prompt_tokens == 5
     text, clip = next(iter(clips.items()))
-    part = {"type": "input_audio", "input_audio": {"data": base64.b64encode(flac(clip)).decode()}}
-    answer = client.embeddings.create(model="clsr", input=["printing", part])
+    answer = client.embeddings.create(model="clsr", input=["printing", clip_input(clip)])
     np.testing.assert_allclose(answer.data[0].embedding, expected[1], atol=1e-6)
     assert float(np.dot(answer.data[1].embedding, encoder.encode_texts([text])[0])) > 0.99
+
+
+def test_texts_and_clips_of_one_request_keep_their_order(client, encoder, clips):
+    first, second = list(clips)[:2]
+    inputs = [clip_input(clips[first]), "printing", clip_input(clips[second])]
+    answer = client.embeddings.create(model="clsr", input=inputs, encoding_format="float")
+    expected = encoder.encode_texts([first, "printing", second])
+    np.testing.assert_allclose([entry.embedding for entry in answer.data], expected, atol=1e-6)
 
 
 def test_openai_client_gets_transcripts_in_every_form(client, clips):
@@ -167,6 +179,11 @@ def test_search_gives_the_hits_of_the_python_api(port, index, clips):
         (lambda c: c.embeddings.create(model="m", input=" "), 400, "an input is an empty text"),
         (lambda c: c.embeddings.create(model="m", input=[[1, 2]]), 400, "input 0 is neither a text nor"),
         (
+            lambda c: c.embeddings.create(model="m", input=[{"input_audio": {"data": "é"}}]),
+            400,
+            "input 0 is neither a text nor",
+        ),
+        (
             lambda c: c.audio.transcriptions.create(model="m", file=("a.wav", b"no audio at all")),
             400,
             "the upload begins with b'no audio'",
@@ -188,6 +205,30 @@ def test_bad_requests_are_answered_in_one_line(client, call, status, message):
     with pytest.raises(openai.APIStatusError, match=message) as raised:
         call(client)
     assert raised.value.status_code == status
+
+
+def test_recording_of_more_passages_than_may_wait_is_heard(encoder, clips):
+    gap = np.zeros(round(1.7 * 16000), np.float32)  # ends a passage
+    audio = flac(np.concatenate([part for clip in clips.values() for part in (clip, gap)]))
+    with serving(create_app(encoder, None, ServerLimits(max_waiting=8))) as port:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        found = client.audio.transcriptions.create(
+            model="m", file=("a.flac", audio), response_format="verbose_json"
+        )
+    assert len(found.segments) == len(clips) > 8
+    assert found.text == " ".join(clips)
+
+
+def test_failure_of_the_server_has_the_shape_of_an_error(clips):
+    class Failing(Heard):
+        def encode_texts(self, texts, truncation=False):
+            raise RuntimeError("no memory")
+
+    with serving(create_app(Failing(clips), None, LIMITS)) as port:
+        with pytest.raises(urllib.error.HTTPError) as raised:
+            post(port, "/v1/embeddings", {"input": "who?"})
+        assert raised.value.code == 500
+        assert "its log says why" in json.load(raised.value)["error"]["message"]
 
 
 def test_search_without_an_index_or_with_a_bad_mode_is_refused(encoder, port):
@@ -226,6 +267,34 @@ def test_slow_client_is_answered_and_does_not_hold_the_others(port, client):
         raw.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n{")
         assert client.embeddings.create(model="m", input="quick").data
         assert b"408" in raw.recv(4096).split(b"\r\n")[0]
+
+
+def test_client_that_sends_a_byte_now_and_then_is_ended(port):
+    begun = time.monotonic()
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        while not select.select([raw], [], [], 0.2)[0]:
+            assert time.monotonic() - begun < 5
+            raw.sendall(b"{")
+        answer = raw.recv(4096)
+    assert b"408" in answer.split(b"\r\n")[0] and b"1000 bytes a second are needed" in answer
+
+
+def test_uploads_that_are_together_too_large_are_told_to_come_back(encoder):
+    limits = ServerLimits(max_bytes=3_000_000, max_held_bytes=3_000_000, upload_timeout_s=20.0)
+    body = {"input": ["printing"], "model": " " * 1_000_000}
+    with serving(create_app(encoder, None, limits)) as port:
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+            raw.sendall(b"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: 2900000\r\n\r\n")
+            raw.sendall(b" " * 2_500_000)
+            time.sleep(1.0)  # until the server has taken them
+            with pytest.raises(urllib.error.HTTPError) as raised:
+                post(port, "/v1/embeddings", body)
+            assert raised.value.code == 503 and raised.value.headers["retry-after"] == "1"
+            assert "of requests wait but at most 3000000 may" in json.load(raised.value)["error"]["message"]
+            assert post(port, "/v1/embeddings", {"input": ["printing"]})["data"]  # what is small finds room
+        time.sleep(1.0)  # until the server has seen the other go
+        assert post(port, "/v1/embeddings", body)["data"]
 
 
 def test_key_is_asked_for_where_one_is_set(encoder, index):
