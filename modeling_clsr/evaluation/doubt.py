@@ -36,10 +36,7 @@ except ImportError:  # the "train" extra
     matplotlib = None  # type: ignore[assignment]
 
 POOLS = (100, 200)  # clips of an index: a small one and a large one must both be judged well
-LONG_POOLS = (
-    100,
-    400,
-)  # clips that are joined, in the order of the manifest, which has a subject's clips together
+LONG_POOLS = (100, 200)  # clips joined in the manifest's order, which has a subject's clips together
 CLIPS_PER_RECORDING = 20
 PAUSE_S = (0.3, 1.2)  # between joined clips
 HITS = 5  # of each search that are fitted and judged
