@@ -8,7 +8,7 @@ cd "$(dirname "${BASH_SOURCE[0]}")"
 
 PYTHON=${PYTHON:-python3}
 TORCH_SPEC=${TORCH_SPEC:-torch==2.13.0}
-EXTRAS=search,train,parts,eval,serve,ui,ray,langchain,haystack,audio,dev
+EXTRAS=search,train,parts,eval,serve,ui,ray,langchain,haystack,audio,faster,dev
 INDEX=library.index
 # Everything needed comes by pip; loading a local folder must not wait for a Hub that may be out of reach.
 export HF_HUB_OFFLINE=1

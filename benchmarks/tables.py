@@ -253,7 +253,7 @@ def serving_table() -> str:
     kinds = load["kinds"]
     lines = ["| request | a second | p50 | p95 |", "|---|---|---|---|"]
     lines += [
-        f"| {kind} | {row['per_second']:.2f} | {row['p50_ms']:.0f} ms | {row['p95_ms']:.0f} ms |"
+        f"| {kind} | {row['per_second']:.2f} | {row['p50_ms'] / 1000:.2f} s | {row['p95_ms'] / 1000:.2f} s |"
         for kind, row in kinds.items()
     ]
     answered = sum(row["statuses"].get("200", 0) for row in kinds.values())
@@ -281,9 +281,43 @@ def serving_table() -> str:
             f"{status}" if count == 1 else f"{count} × {status}" for status, count in counts.items()
         )
         message = f": {row['message']}" if row["message"] else ""
-        taken = f"{row['sent_bytes'] / 1e6:.1f} MB" if "sent_bytes" in row else ""
+        taken = f"{row['sent_bytes'] / 1e3:,.0f} kB" if "sent_bytes" in row else ""
         alive = "yes" if row["healthy_after"] else "no"
         lines.append(f"| {row['case']} | {taken} | {answer}{message} | {row['seconds']:.1f} s | {alive} |")
+    return "\n".join(lines)
+
+
+def forms_table() -> str:
+    """Return the Markdown table of `benchmarks/forms.py`."""
+    if not path_of("forms").is_file():
+        return "Not measured yet."
+    result = read("forms")
+    figures, stamp = result["figures"], result["stamp"]
+    lines = [
+        "| form | × real time | of float32's speed | questions a second | word errors | R@1 | against float32 "
+        "| same transcripts | peak memory |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for name, row in figures["forms"].items():
+        gain = same = against = ""
+        if "gain" in row:
+            gain, same = share(row, "gain"), f"{row['same_transcripts']} of {figures['clips']}"
+            paired = row["recall_at_1_difference"]
+            against = (
+                f"{100 * paired['difference']:+.1f} points ({100 * paired['low']:+.1f} to "
+                f"{100 * paired['high']:+.1f}), {shown_p(paired['p_value'])}"
+            )
+        low, high = row["times_real_time_interval"]
+        lines.append(
+            f"| `{name}` | {row['times_real_time']:.1f} ({low:.1f} to {high:.1f}) | {gain} "
+            f"| {row['texts_per_second']:.0f} | {percent(row, 'wer')} | {share(row, 'recall_at_1')} | {against} "
+            f"| {same} | {row['peak_memory_gb']:.2f} GB |"
+        )
+    lines += [
+        "",
+        f"{stamp['data']}, batches of {stamp['batch_size']}, in one run on {stamp['processor']}, "
+        f"{stamp['threads']} threads.",
+    ]
     return "\n".join(lines)
 
 
@@ -325,6 +359,7 @@ PLACES = (
     ("docs/scaling.md", "growth", growth_table),
     ("docs/scaling.md", "scaling", scaling_table),
     ("docs/server.md", "serving", serving_table),
+    ("docs/faster.md", "forms", forms_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
 )

@@ -242,7 +242,8 @@ def _open_container(path: Path, error: soundfile.LibsndfileError):
         container = av.open(str(path)) if av is not None else None
     except av.error.FFmpegError:
         container = None
-    if container is not None and container.streams.audio:
+    # Text can pass for a stream of no rate.
+    if container is not None and container.streams.audio and container.streams.audio[0].rate:
         return container
     with path.open("rb") as file:
         head = file.read(8)

@@ -6,6 +6,7 @@ Enters: the installed parts, or others by folder or Hub id. Leaves: a checkpoint
 import hashlib
 import json
 import os
+import shutil
 import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
@@ -18,7 +19,9 @@ from .parts import MINILM_ID, WHISPER_ID, minilm_folder, write_whisper_base
 
 NAME = "clsr-base-en"
 STAMP_FILE = "build.json"
+DOUBT_FILE = "doubt.json"  # of a checkpoint folder, see retrieval/doubt.py
 CARD = Path(__file__).with_name(f"{NAME}.md")
+CALIBRATION = Path(__file__).with_name(f"{NAME}.doubt.json")  # by evaluation/doubt.py
 
 
 def default_checkpoint() -> Path:
@@ -86,6 +89,7 @@ def _build(folder: Path, speech: str | Path | None, text: str | Path | None) -> 
         is_default = speech in (None, WHISPER_ID) and text in (None, MINILM_ID)
         export_checkpoint(model, processor, stage, CARD if is_default else None)
         if is_default:
+            shutil.copyfile(CALIBRATION, stage / DOUBT_FILE)
             (stage / STAMP_FILE).write_text(json.dumps(_stamp(), indent=2) + "\n", encoding="utf-8")
             if _read_stamp(folder) == _stamp():  # another process was faster
                 return folder
@@ -110,6 +114,7 @@ def _stamp() -> dict[str, str]:
         hub / "parts.py",
         hub / "whisper_ct2.py",
         CARD,
+        CALIBRATION,
     ]
     digest = hashlib.sha256()
     for source in sources:

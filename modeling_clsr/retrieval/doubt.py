@@ -12,7 +12,8 @@ from typing import Protocol
 
 import numpy as np
 
-FILE = "doubt.json"  # of a checkpoint folder
+from ..hub.build import DOUBT_FILE
+
 FEATURES = ("passage", "moment", "words", "lead_of_cosines", "lead_of_words")
 NEARBY_S = 30.0  # passages of one recording that are nearer than this speak of the same thing
 
@@ -89,7 +90,7 @@ class Doubt:
     def save(self, folder: str | Path) -> None:
         """Write into a checkpoint folder."""
         text = json.dumps(asdict(self) | {"features": FEATURES}, indent=2)
-        (Path(folder) / FILE).write_text(text + "\n", encoding="utf-8")
+        (Path(folder) / DOUBT_FILE).write_text(text + "\n", encoding="utf-8")
 
     @classmethod
     def load(cls, folder: str | Path) -> "Doubt | None":
@@ -98,7 +99,7 @@ class Doubt:
         Raises:
             ValueError: it was fitted to other features.
         """
-        file = Path(folder) / FILE
+        file = Path(folder) / DOUBT_FILE
         if not file.is_file():
             return None
         fields = json.loads(file.read_text(encoding="utf-8"))

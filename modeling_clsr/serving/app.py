@@ -50,7 +50,7 @@ class ServerLimits:
 
     Attributes:
         max_bytes: of a request.
-        max_held_bytes: of all requests that are not answered yet.
+        max_held_bytes: of all requests that are not answered yet; at least `max_bytes`.
         max_audio_s: of one recording, in seconds.
         max_inputs: of one request for embeddings.
         max_waiting: inputs and passages of all requests that may wait.

@@ -80,7 +80,7 @@ class Batcher:
         return await job.future
 
     def close(self) -> None:
-        """End the thread when what waits is done."""
+        """End the thread when what waits is done, or given up."""
         self._queue.put(None)
         self._thread.join()
 
@@ -97,9 +97,17 @@ class Batcher:
                     ending = True
                     break
                 jobs.append(more)
-            self._finish(jobs)
+            self._finish([job for job in jobs if not self._is_abandoned(job)])
             if ending:
                 return
+
+    def _is_abandoned(self, job: _Job) -> bool:
+        """Drop a job whose client has gone, or who waited too long."""
+        if not job.future.cancelled():
+            return False
+        with self._lock:
+            self._waiting -= len(job.items)
+        return True
 
     def _finish(self, jobs: list[_Job]) -> None:
         items = [item for job in jobs for item in job.items]

@@ -28,16 +28,18 @@ class _Upload:
 
     begun: float = field(default_factory=time.monotonic)
     size: int = 0
-    complete: bool = False
+    complete: asyncio.Event = field(default_factory=asyncio.Event)
 
 
 class Limits:
     """Refuses what is too large, too slow or without the key, and what comes while too much is held already.
 
+    Work for a client that has gone away is cancelled, so that it does not keep others waiting.
+
     Args:
         app: what answers.
         max_bytes: of a body.
-        max_held_bytes: of all bodies whose requests are not answered yet.
+        max_held_bytes: of all bodies whose requests are not answered yet; at least `max_bytes`.
         upload_timeout_s: between two pieces of a body.
         min_bytes_per_s: of a body on average, `upload_timeout_s` after it began; else who sends a byte now and then
             holds a connection for ever.
@@ -53,7 +55,7 @@ class Limits:
         min_bytes_per_s: float,
         api_key: str | None = None,
     ):
-        self.app, self.max_bytes, self.max_held_bytes = app, max_bytes, max_held_bytes
+        self.app, self.max_bytes, self.max_held_bytes = app, max_bytes, max(max_held_bytes, max_bytes)
         self.upload_timeout_s, self.min_bytes_per_s = upload_timeout_s, min_bytes_per_s
         self.api_key = api_key
         self.held = 0  # bytes
@@ -66,7 +68,9 @@ class Limits:
         headers = dict(scope["headers"])
         upload = _Upload()
         refusals: list[_RefusedError] = []
-        begun = False
+        begun = gone = False
+        work = asyncio.current_task()
+        assert work is not None
 
         async def watched_send(message: dict[str, Any]) -> None:
             nonlocal begun
@@ -75,6 +79,16 @@ class Limits:
             begun = True
             await send(message)
 
+        async def watch_client() -> None:
+            nonlocal gone
+            await upload.complete.wait()
+            while (await receive())["type"] != "http.disconnect":  # which also comes when the answer is sent
+                pass
+            if not begun:
+                gone = True
+                work.cancel()
+
+        watcher = asyncio.create_task(watch_client())
         try:
             self._check_key(scope["path"], headers)
             declared = headers.get(b"content-length", b"0")
@@ -83,7 +97,12 @@ class Limits:
             await self.app(scope, self._limited(receive, upload, refusals), watched_send)
         except _RefusedError as refused:
             refusals.append(refused)
+        except asyncio.CancelledError:
+            work.uncancel()
+            if not gone:
+                refusals.append(_RefusedError(503, "the server is stopping; try again in a moment"))
         finally:
+            watcher.cancel()
             self.held -= upload.size
         if refusals and not begun:
             await _answer(send, refusals[0].status, str(refusals[0]))
@@ -99,7 +118,7 @@ class Limits:
         """Watch a body while it is read; a refusal is noted, because frameworks swallow what reading raises."""
 
         async def limited() -> dict[str, Any]:
-            if upload.complete:  # what follows is the client going away, which may take its time
+            if upload.complete.is_set():  # what follows is the client going away, which may take its time
                 return await receive()
             try:
                 return await self._read(receive, upload)
@@ -135,7 +154,8 @@ class Limits:
                 f"{self.held} bytes of requests wait but at most {self.max_held_bytes} may; "
                 "try again in a moment",
             )
-        upload.complete = not message.get("more_body", False)
+        if not message.get("more_body", False):
+            upload.complete.set()
         return message
 
     def _too_large(self, size: int) -> _RefusedError:

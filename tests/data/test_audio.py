@@ -122,8 +122,8 @@ def test_container_without_pyav_names_the_extra(tmp_path: Path):
 
 
 def broken_file(tmp_path: Path, kind: str) -> Path:
-    path = tmp_path / f"{kind}.wav"
-    if kind == "text":
+    path = tmp_path / (kind if "." in kind else f"{kind}.wav")
+    if kind.startswith("text"):
         path.write_text("Dear all, these are the minutes.\n" * 20)
     elif kind == "empty":
         path.write_bytes(b"")
@@ -145,6 +145,8 @@ def broken_file(tmp_path: Path, kind: str) -> Path:
     ("kind", "error", "message"),
     [
         ("text", ValueError, r"text\.wav begins with b'Dear all' .* convert it to WAV"),
+        ("text.flac", ValueError, r"text\.flac begins with b'Dear all' .* convert it to WAV"),
+        ("text.m4a", ValueError, r"text\.m4a begins with b'Dear all' .* convert it to WAV"),
         ("empty", ValueError, r"empty\.wav has 0 bytes .* copy it again"),
         ("no_samples", ValueError, r"holds 0 samples but at least 1 is needed; drop it"),
         ("nan", ValueError, r"1 NaN or infinite samples of 16000, the first at 0\.50 s; repair"),

@@ -43,9 +43,23 @@ class Heard(KnownClips):
     processor = Processor()
 
 
+class Slow(Heard):
+    """Takes half a second for each batch, and remembers what it was asked."""
+
+    def __init__(self, clips):
+        super().__init__(clips)
+        self.asked: list[str] = []
+
+    def encode_texts(self, texts, truncation=False):
+        self.asked += texts
+        time.sleep(0.5)
+        return super().encode_texts(texts)
+
+
 @contextmanager
-def serving(app):
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error", timeout_graceful_shutdown=5))
+def serving(app, grace_s=5):
+    config = uvicorn.Config(app, port=0, log_level="critical", timeout_graceful_shutdown=grace_s)
+    server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -295,6 +309,43 @@ def test_uploads_that_are_together_too_large_are_told_to_come_back(encoder):
             assert post(port, "/v1/embeddings", {"input": ["printing"]})["data"]  # what is small finds room
         time.sleep(1.0)  # until the server has seen the other go
         assert post(port, "/v1/embeddings", body)["data"]
+
+
+def test_nothing_is_done_for_a_client_that_has_gone(clips):
+    slow = Slow(clips)
+    with serving(create_app(slow, None, LIMITS)) as port, ThreadPoolExecutor() as pool:
+        first = pool.submit(post, port, "/v1/embeddings", {"input": "first"})
+        time.sleep(0.2)  # until it is in work
+        body = b'{"input": "left"}'
+        with socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+            head = f"POST /v1/embeddings HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n"
+            raw.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + body)
+            time.sleep(0.1)
+        assert post(port, "/v1/embeddings", {"input": "last"})["data"] and first.result()["data"]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as response:
+            assert b"clsr_inputs_waiting 0.000" in response.read()
+    assert slow.asked == ["first", "last"]
+
+
+def test_stopping_server_tells_who_waits_and_does_not_work_off_its_queue(clips):
+    slow = Slow(clips)
+    texts = [[f"{number} {place}" for place in range(64)] for number in range(64)]  # 32 s of work
+
+    def ask(port, own):
+        try:
+            return bool(post(port, "/v1/embeddings", {"input": own})["data"])
+        except urllib.error.HTTPError as error:
+            assert error.code == 503 and "the server is stopping" in json.load(error)["error"]["message"]
+            return False
+
+    app = create_app(slow, limits=ServerLimits(max_waiting=10_000))
+    with ThreadPoolExecutor(64) as pool:
+        with serving(app, grace_s=1) as port:
+            answers = [pool.submit(ask, port, own) for own in texts]
+            time.sleep(1.0)
+            begun = time.monotonic()
+        assert time.monotonic() - begun < 8
+        assert {answer.result() for answer in answers} == {True, False}
 
 
 def test_key_is_asked_for_where_one_is_set(encoder, index):
