@@ -335,8 +335,9 @@ def _note(folder: Path, form: str) -> Path:
 
 def _check_kind(model: CLSRModel) -> None:
     config: Any = model.config
-    kind = config.decoder_type if config.decoder_type != "recognizer" else config.speech_config.model_type
-    if kind != "whisper" or config.decoder_type != "recognizer":
+    own = config.decoder_type == "recognizer"
+    if not own or config.speech_config.model_type != "whisper":
+        kind = config.speech_config.model_type if own else f"parallel ({config.decoder_type})"
         raise ValueError(
             f"the recogniser is {kind} but only a pretrained whisper has faster forms; leave the form out"
         )

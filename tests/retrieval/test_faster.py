@@ -17,6 +17,8 @@ from modeling_clsr.retrieval import Encoder, faster
 from tests.test_cli import run
 from tests.tiny_parts import noise_clips, tiny_parts
 
+pytestmark = pytest.mark.slow  # tracing a graph takes seconds
+
 EXACT = ("onnx", "openvino")
 TEXTS = ["the sea", "and a bee on the road", "lamp"]
 
