@@ -119,16 +119,16 @@ def doubt_table() -> str:
     """Return the Markdown table of `evaluation.doubt`."""
     figures = read("doubt")["figures"]
     lines = [
-        "| set | questions | expected calibration error | answered, of the answerable | answered, of the unanswerable "
+        "| set | questions | expected calibration error | answered, of the answerable | of the near | of the far "
         "| first hit right, of the answered |",
-        "|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in figures.items():
         low, high = row["expected_calibration_error_interval"]
         lines.append(
             f"| {name} | {row['questions']} | {row['expected_calibration_error']:.3f} ({low:.3f} to {high:.3f}) "
-            f"| {percent(row, 'answered_of_answerable')} | {percent(row, 'answered_of_unanswerable')} "
-            f"| {percent(row, 'first_hit_right_of_answered')} |"
+            f"| {percent(row, 'answered_of_answerable')} | {percent(row, 'answered_of_near')} "
+            f"| {percent(row, 'answered_of_far')} | {percent(row, 'first_hit_right_of_answered')} |"
         )
     threshold = next(iter(figures.values()))["threshold"]
     lines += [

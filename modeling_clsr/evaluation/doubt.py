@@ -1,10 +1,11 @@
 """Fit and measure `retrieval.doubt`: is a hit the answer, is there an answer at all?
 
-    python -m modeling_clsr.evaluation.doubt --train speech/train.jsonl --test sets/real-mix --out out/doubt
+    python -m modeling_clsr.evaluation.doubt --train train.jsonl --far texts.jsonl.gz --test sets/real-mix --out out
 
 Enters: training clips with questions, benchmark sets. Leaves: `doubt.json` for the checkpoint folder, `results.json`
 and `calibration.png`. Every question counts twice: with all its hits, and as one without an answer, without those hits
-that answer it. It is fitted to short clips and to long recordings, because neighbours in a recording are alike.
+that answer it ("near": its subject is still there). Others are of subjects that no recording speaks of ("far"). It is
+fitted to short clips and to long recordings, because neighbours in a recording are alike.
 """
 
 import argparse
@@ -26,6 +27,7 @@ from ..retrieval.doubt import Doubt, features
 from ..retrieval.encoder import Encoder
 from ..retrieval.index import SpeechIndex
 from ..retrieval.search import Hit
+from .benchmark_set import read_json_lines
 from .evaluator import load_set
 from .joining import write_joined
 from .significance import ratio_interval
@@ -44,6 +46,11 @@ SEEN_HITS = 10  # among which leads are counted
 LONG_S = 60.0  # a set with recordings beyond this is one of long recordings
 RIGHT_OVERLAP = 0.5  # of the hit or of the place that answers, whichever is shorter
 WRONG_ANSWERS = 0.1  # share of the unanswerable training questions that the threshold lets pass
+KINDS = (
+    "answerable",
+    "near",
+    "far",
+)  # the last two without an answer: only its passages are missing, or its subject
 BINS = 10
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 
@@ -87,12 +94,12 @@ class Asked:
     Attributes:
         rows: (H, F) features of the first hits.
         right: (H,) whether each answers.
-        answerable: whether those that answer were left in.
+        kind: one of `KINDS`.
     """
 
     rows: np.ndarray
     right: np.ndarray
-    answerable: bool
+    kind: str
 
 
 class RememberingEncoder:
@@ -113,21 +120,31 @@ class RememberingEncoder:
         return np.stack([self._known[text] for text in texts])
 
 
-def ask_all(index: SpeechIndex, questions: Sequence[Posed], title: str) -> list[Asked]:
-    """Ask every question once, and count it with and without the hits that answer it.
+def ask_all(
+    index: SpeechIndex, questions: Sequence[Posed], others: Sequence[Posed], title: str
+) -> list[Asked]:
+    """Ask every question, and count it with and without the hits that answer it.
 
     Args:
         index: of the recordings.
-        questions: to be asked.
+        questions: that they answer.
+        others: that they do not answer.
         title: of the progress bar.
     """
     found, size = [], len(index)
-    for posed in tqdm(questions, desc=title, unit="question"):
+
+    def count(posed: Posed, hits: list[Hit], kind: str) -> None:
+        right = np.array([posed.is_answered_by(hit) for hit in hits[:HITS]], dtype=bool)
+        found.append(Asked(features(hits, size)[:HITS], right, kind))
+
+    known = [(posed, True) for posed in questions] + [(posed, False) for posed in others]
+    for posed, is_answered in tqdm(known, desc=title, unit="question"):
         hits = index.search(posed.question, k=SEEN_HITS)
-        wrong = [hit for hit in hits if not posed.is_answered_by(hit)]
-        for kept in (hits, wrong):
-            right = np.array([posed.is_answered_by(hit) for hit in kept[:HITS]], dtype=bool)
-            found.append(Asked(features(kept, size)[:HITS], right, kept is hits))
+        if is_answered:
+            count(posed, hits, "answerable")
+            count(posed, [hit for hit in hits if not posed.is_answered_by(hit)], "near")
+        else:
+            count(posed, hits, "far")
     return found
 
 
@@ -156,7 +173,7 @@ def fit(asked: Sequence[Asked], fitted_on: str) -> Doubt:
         weights -= np.linalg.solve(curvature, slope)
     raw = weights[:-1] / spread
     doubt = Doubt(tuple(raw.tolist()), float(weights[-1] - raw @ mean), 0.5, fitted_on)
-    without = [best_chance(doubt, search) for search in asked if not search.answerable]
+    without = [best_chance(doubt, search) for search in asked if search.kind != "answerable"]
     return Doubt(doubt.weights, doubt.bias, float(np.quantile(without, 1 - WRONG_ANSWERS)), fitted_on)
 
 
@@ -191,7 +208,8 @@ def measure(doubt: Doubt, asked: Sequence[Asked]) -> dict[str, Any]:
         np.concatenate(chances), np.concatenate([search.right for search in asked])
     )
     best = np.array([values.max(initial=0.0) for values in chances])
-    answerable = np.array([search.answerable for search in asked])
+    kinds = np.array([search.kind for search in asked])
+    answerable = kinds == "answerable"
     first_right = np.array([bool(search.right[:1].any()) for search in asked])
     answered = (best >= doubt.threshold).astype(float)
     figures: dict[str, Any] = {
@@ -203,6 +221,8 @@ def measure(doubt: Doubt, asked: Sequence[Asked]) -> dict[str, Any]:
     for name, values in (
         ("answered_of_answerable", answered[answerable]),
         ("answered_of_unanswerable", answered[~answerable]),
+        ("answered_of_near", answered[kinds == "near"]),
+        ("answered_of_far", answered[kinds == "far"]),
         ("first_hit_right_of_answered", first_right[answerable & (answered > 0)].astype(float)),
     ):
         interval = ratio_interval(values, np.ones(len(values))) if len(values) else (0.0, 0.0)
@@ -326,11 +346,24 @@ def test_pool(folder: Path) -> Pool:
     return Pool(folder.name, list(places.values()), posed)
 
 
+def far_questions(file: Path, count: int) -> list[Posed]:
+    """Return the last questions of a file of objects with `question`: far from the first, which are spoken."""
+    questions = [row["question"] for row in read_json_lines(file)]
+    return [Posed(question, "") for question in questions[-count:]]
+
+
+def ask_pool(pool: Pool, others: Sequence[Posed], encoder: Any, out: Path) -> list[Asked]:
+    """Index a pool, or go on with its index in `out`, and ask."""
+    index = open_index(out / f"{pool.name}.index", encoder, pool.recordings)
+    return ask_all(index, pool.questions, others, pool.name)
+
+
 def main() -> None:
     """Parse, fit, measure."""
     parser = argparse.ArgumentParser(description="Calibrate how likely a hit answers.")
     add = parser.add_argument
     add("--train", required=True, type=Path, help="manifest of clips with questions, none of a test set")
+    add("--far", required=True, type=Path, help="questions on other subjects, .jsonl or .jsonl.gz")
     add("--test", action="append", default=[], help="folder of a built set; may be repeated")
     add("--checkpoint", default="default", help="folder; 'default' for clsr-base-en")
     add("--out", required=True, type=Path, help="folder for doubt.json, results.json, calibration.png")
@@ -348,17 +381,17 @@ def run(args: argparse.Namespace) -> None:
     encoder = RememberingEncoder(Encoder.from_pretrained(name))
     args.out.mkdir(parents=True, exist_ok=True)
     asked: list[Asked] = []
+    far = iter(far_questions(args.far, sum(POOLS) + sum(LONG_POOLS)))
     for pool in training_pools(args.train, args.out):
-        index = open_index(args.out / f"{pool.name}.index", encoder, pool.recordings)
-        asked += ask_all(index, pool.questions, pool.name)
+        asked += ask_pool(pool, list(itertools.islice(far, len(pool.questions))), encoder, args.out)
     pools = f"pools of {', '.join(map(str, POOLS))} clips, and {', '.join(map(str, LONG_POOLS))} joined"
     doubt = fit(asked, f"{sum(POOLS) + sum(LONG_POOLS)} questions, {pools}")
     doubt.save(args.out)
+    tests = [test_pool(Path(folder)) for folder in args.test]
     figures = {}
-    for folder in args.test:
-        pool = test_pool(Path(folder))
-        index = open_index(args.out / f"{pool.name}.index", encoder, pool.recordings)
-        figures[pool.name] = measure(doubt, ask_all(index, pool.questions, pool.name))
+    for number, pool in enumerate(tests):
+        others = tests[number - 1].questions if len(tests) > 1 else []  # of another set, on other subjects
+        figures[pool.name] = measure(doubt, ask_pool(pool, others, encoder, args.out))
     write_stamped(
         args.out / "results.json", figures, stamp, checkpoint=args.checkpoint, train=str(args.train)
     )

@@ -10,6 +10,7 @@ import pytest
 from modeling_clsr.data.audio import load_audio, read_range
 from modeling_clsr.evaluation import doubt as doubt_module
 from modeling_clsr.evaluation.doubt import (
+    KINDS,
     Asked,
     Posed,
     ask_all,
@@ -34,7 +35,7 @@ def made(questions: int, seed: int) -> list[Asked]:
     for number in range(questions):
         rows = generator.normal(size=(5, 5))
         chances = 1 / (1 + np.exp(-(rows @ TRUE_WEIGHTS + TRUE_BIAS)))
-        found.append(Asked(rows, generator.random(5) < chances, number % 2 == 0))
+        found.append(Asked(rows, generator.random(5) < chances, KINDS[number % 2]))
     return found
 
 
@@ -56,7 +57,7 @@ def test_overconfident_probabilities_are_found_out():
 
 def test_fit_needs_right_and_wrong_hits():
     with pytest.raises(ValueError, match="0 of 5 hits are right but both kinds are needed"):
-        fit([Asked(np.zeros((5, 5)), np.zeros(5, dtype=bool), True)], "nothing")
+        fit([Asked(np.zeros((5, 5)), np.zeros(5, dtype=bool), "answerable")], "nothing")
 
 
 def test_every_question_counts_with_and_without_what_answers_it(tmp_path, clips):
@@ -69,10 +70,10 @@ def test_every_question_counts_with_and_without_what_answers_it(tmp_path, clips)
         for name, places in where.items()
         for text, span in places.items()
     ]
-    asked = ask_all(index, questions, "talks")
-    assert [search.answerable for search in asked] == [True, False] * len(questions)
-    assert all(search.right[0] for search in asked[::2])
-    assert not any(search.right.any() for search in asked[1::2])
+    asked = ask_all(index, questions, [Posed("Is there life on Mars?", "/elsewhere.ogg")], "talks")
+    assert [search.kind for search in asked] == ["answerable", "near"] * len(questions) + ["far"]
+    assert all(search.right[0] for search in asked if search.kind == "answerable")
+    assert not any(search.right.any() for search in asked if search.kind != "answerable")
     doubt = fit(asked, "talks")
     right = np.concatenate([search.right for search in asked])
     chances = np.concatenate([doubt.chances(search.rows) for search in asked])
