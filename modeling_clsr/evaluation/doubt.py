@@ -13,7 +13,7 @@ import itertools
 import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +45,7 @@ HITS = 5  # of each search that are fitted and judged
 SEEN_HITS = 10  # among which leads are counted
 LONG_S = 60.0  # a set with recordings beyond this is one of long recordings
 RIGHT_OVERLAP = 0.5  # of the hit or of the place that answers, whichever is shorter
-WRONG_ANSWERS = 0.1  # share of the unanswerable training questions that the threshold lets pass
+WRONG_ANSWERS = 0.1  # share of the questions on other subjects that the threshold lets pass at most
 KINDS = (
     "answerable",
     "near",
@@ -173,8 +173,23 @@ def fit(asked: Sequence[Asked], fitted_on: str) -> Doubt:
         weights -= np.linalg.solve(curvature, slope)
     raw = weights[:-1] / spread
     doubt = Doubt(tuple(raw.tolist()), float(weights[-1] - raw @ mean), 0.5, fitted_on)
-    without = [best_chance(doubt, search) for search in asked if search.kind != "answerable"]
-    return Doubt(doubt.weights, doubt.bias, float(np.quantile(without, 1 - WRONG_ANSWERS)), fitted_on)
+    return replace(doubt, threshold=best_threshold(doubt, asked))
+
+
+def best_threshold(doubt: Doubt, asked: Sequence[Asked]) -> float:
+    """Return the threshold that best divides questions with an answer from those without.
+
+    Where the share of the answerable that get an answer exceeds that of the unanswerable most (Youden 1950), as long as
+    at most `WRONG_ANSWERS` of those on other subjects get one.
+    """
+    best = np.array([best_chance(doubt, search) for search in asked])
+    kinds = np.array([search.kind for search in asked])
+    allowed = float(np.quantile(best[kinds == "far"], 1 - WRONG_ANSWERS)) if "far" in kinds else 0.0
+    answerable = best[kinds == "answerable"]
+    without = best[kinds != "answerable"]
+    candidates = np.unique(np.append(best[best >= allowed], allowed))
+    gains = [(answerable >= value).mean() - (without >= value).mean() for value in candidates]
+    return float(candidates[int(np.argmax(gains))])
 
 
 def best_chance(doubt: Doubt, search: Asked) -> float:

@@ -14,6 +14,7 @@ from modeling_clsr.evaluation.doubt import (
     Asked,
     Posed,
     ask_all,
+    best_threshold,
     calibration_error,
     draw_calibration,
     fit,
@@ -21,7 +22,7 @@ from modeling_clsr.evaluation.doubt import (
     training_pools,
 )
 from modeling_clsr.retrieval import Hit, SpeechIndex
-from modeling_clsr.retrieval.doubt import Evidence
+from modeling_clsr.retrieval.doubt import Doubt, Evidence
 from tests.retrieval.conftest import write_talks
 from tests.retrieval.known_clips import KnownClips, locate
 
@@ -46,8 +47,23 @@ def test_fit_finds_the_weights_and_is_calibrated_on_new_questions():
     figures = measure(doubt, made(2000, 1))
     low, high = figures["expected_calibration_error_interval"]
     assert figures["expected_calibration_error"] < 0.02 and low < high < 0.04
-    assert figures["answered_of_unanswerable"] == pytest.approx(0.1, abs=0.03)
     assert figures["curve"][0]["answered_of_answerable"] == 1.0
+
+
+def test_threshold_divides_best_and_lets_few_questions_on_other_subjects_pass():
+    doubt = Doubt((1.0, 0.0, 0.0, 0.0, 0.0), 0.0, 0.5)  # the likeliest hit decides, by its first feature
+
+    def searches(kind: str, values: list[float]) -> list[Asked]:
+        return [
+            Asked(np.array([[value, 0, 0, 0, 0]]), np.array([kind == "answerable"]), kind) for value in values
+        ]
+
+    asked = searches("answerable", [1.0, 2.0, 3.0, -1.0]) + searches("near", [0.5, -2.0, -3.0])
+    assert best_threshold(doubt, asked) == pytest.approx(
+        doubt.chances(np.eye(1, 5))[0]
+    )  # 1.0: above the nears
+    far = searches("far", [1.5] * 2 + [-4.0] * 8)
+    assert best_threshold(doubt, asked + far) > doubt.chances(1.4 * np.eye(1, 5))[0]
 
 
 def test_overconfident_probabilities_are_found_out():
