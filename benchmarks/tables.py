@@ -71,8 +71,6 @@ def figures_table() -> str:
 
 def learning_table() -> str:
     """Return the Markdown table of `benchmarks/learning.py`."""
-    if not path_of("learning").is_file():
-        return "Not measured yet."
     result = read("learning")
     figures = result["figures"]
     lines = [
@@ -246,8 +244,6 @@ def shown_count(number: float) -> str:
 
 def serving_table() -> str:
     """Return the Markdown tables of `benchmarks/serving.py`."""
-    if not path_of("serving").is_file():
-        return "Not measured yet."
     result = read("serving")
     stamp, (load, memory, refusals) = result["stamp"], result["figures"].values()
     kinds = load["kinds"]
@@ -289,8 +285,6 @@ def serving_table() -> str:
 
 def forms_table() -> str:
     """Return the Markdown table of `benchmarks/forms.py`."""
-    if not path_of("forms").is_file():
-        return "Not measured yet."
     result = read("forms")
     figures, stamp = result["figures"], result["stamp"]
     lines = [
@@ -374,14 +368,16 @@ def main() -> None:
     for file, name, table in PLACES:
         begin, end = f"<!-- {name}: benchmarks/tables.py --write -->", f"<!-- end of {name} -->"
         text = (ROOT / file).read_text(encoding="utf-8")
-        if begin not in text:  # not measured yet
-            continue
+        try:
+            rendered = table()
+        except FileNotFoundError:  # of its results
+            rendered = "Not measured yet."
         if not write:
-            print(table(), end="\n\n")
+            print(rendered, end="\n\n")
             continue
         before, rest = text.split(begin)
         after = rest.split(end)[1]
-        (ROOT / file).write_text(f"{before}{begin}\n{table()}\n{end}{after}", encoding="utf-8")
+        (ROOT / file).write_text(f"{before}{begin}\n{rendered}\n{end}{after}", encoding="utf-8")
 
 
 if __name__ == "__main__":
