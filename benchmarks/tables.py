@@ -140,6 +140,11 @@ def doubt_table() -> str:
             f"If 10 % of the unanswerable may get an answer, {100 * best['answered_of_answerable']:.0f} % of the "
             f"answerable do on {name} (threshold {best['threshold']:.2f})."
         )
+        top = row["bins"][-1]
+        lines.append(
+            f"The likeliest tenth of the hits on {name}: {100 * top['predicted']:.0f} % predicted, "
+            f"{100 * top['observed']:.0f} % observed."
+        )
     return "\n".join(lines)
 
 
