@@ -39,6 +39,9 @@ def test_tables_are_rendered_from_the_stamped_results():
         "README.md",
         "docs/training.md",
         "docs/search.md",
+        "docs/scaling.md",
+        "docs/server.md",
+        "docs/faster.md",
         "docs/evaluation.md",
         "model_cards/clsr-base-en.md",
     )
