@@ -76,7 +76,7 @@ def block_of_rows(vectors: np.ndarray, texts: list[str], first: int, schema: pa.
         "probability": np.full(count, 0.9, np.float32),
         "words": [words[place] for place in chosen],
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
-        "window_vectors": [pack_windows(np.roll(vectors, n, axis=0)[:WINDOWS]) for n in range(count)],
+        "window_vectors": [pack_windows(vectors[np.arange(n, n + WINDOWS) % count]) for n in range(count)],
     }
     return pa.table(columns, schema=schema)
 

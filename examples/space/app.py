@@ -14,10 +14,7 @@ DATA = Path(os.environ.get("CLSR_SPACE_DATA", HERE / "data"))
 def open_index(recordings: Path, folder: Path) -> SpeechIndex:
     """Open the index, made at the first start."""
     encoder = Encoder.from_pretrained(default_checkpoint())
-    try:
-        index = SpeechIndex.open(folder, encoder)
-    except FileNotFoundError:
-        index = SpeechIndex.create(folder, encoder)
+    index = SpeechIndex.open_or_create(folder, encoder)
     index.add([recordings])
     return index
 

@@ -46,11 +46,8 @@ SEEN_HITS = 10  # among which leads are counted
 LONG_S = 60.0  # a set with recordings beyond this is one of long recordings
 RIGHT_OVERLAP = 0.5  # of the hit or of the place that answers, whichever is shorter
 WRONG_ANSWERS = 0.1  # share of the questions on other subjects that the threshold lets pass at most
-KINDS = (
-    "answerable",
-    "near",
-    "far",
-)  # the last two without an answer: only its passages are missing, or its subject
+# The last two without an answer: only its passages are missing, or its subject.
+KINDS = ("answerable", "near", "far")
 BINS = 10
 THRESHOLDS = np.linspace(0.0, 1.0, 101)
 

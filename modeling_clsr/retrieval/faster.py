@@ -324,10 +324,11 @@ def _read_note(folder: Path, form: str) -> dict[str, Any]:
     if not note.is_file():
         raise FileNotFoundError(f"{folder} has no form {form}; make it with {remedy}")
     told = json.loads(note.read_text(encoding="utf-8"))
-    if not has_form(folder, form):
+    found = checkpoint_fingerprint(folder)
+    if told["checkpoint"] != found:
         raise ValueError(
-            f"the form {form} was made of {told['checkpoint'][:8]} but {folder} is "
-            f"{checkpoint_fingerprint(folder)[:8]} now; make it again with {remedy}"
+            f"the form {form} was made of {told['checkpoint'][:8]} but {folder} is {found[:8]} now; "
+            f"make it again with {remedy}"
         )
     return told
 
