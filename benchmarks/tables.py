@@ -250,7 +250,8 @@ def shown_count(number: float) -> str:
 def serving_table() -> str:
     """Return the Markdown tables of `benchmarks/serving.py`."""
     result = read("serving")
-    stamp, (load, memory, refusals) = result["stamp"], result["figures"].values()
+    stamp, figures = result["stamp"], result["figures"]
+    load, memory, refusals = (figures[name] for name in ("load", "memory", "refusals"))
     kinds = load["kinds"]
     lines = ["| request | a second | p50 | p95 |", "|---|---|---|---|"]
     lines += [
