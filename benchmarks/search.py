@@ -2,36 +2,47 @@
 
     python benchmarks/search.py --json benchmarks/results/search.json --plot docs/search.png
 
-The vectors are made: sums of two vectors of real sentences and noise, so that they lie as densely as those of speech.
-Transcripts are real sentences, so the index of words has a real vocabulary. Questions are vectors near stored ones.
-Needs the extra parts, and some 6 GB of disk.
+The vectors are made: sums of two vectors of real sentences and noise, so that they lie as densely as those
+of speech. Transcripts are two real sentences each, so the index of words has a real vocabulary. Questions are
+vectors near stored ones. Three things are timed, in a process that does nothing else: finding the nearest
+rows (what benchmarks of vector search call a search), finding the rows that say some words, and a whole
+search, which does both, reads the text and the timed words of 20 passages, and finds their moments; the
+question's vector is given. Needs the extra parts, and some 20 GB of disk.
 """
 
 import argparse
 import json
-import resource
 import tempfile
 import time
-from datetime import UTC, datetime
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from datetime import UTC, datetime, timedelta
+from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
+from modeling_clsr import Word
 from modeling_clsr.data.passages import CutSettings
 from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.index import SpeechIndex
-from modeling_clsr.retrieval.schema import IndexMetadata, create_table, pack_windows, row_id
-from modeling_clsr.retrieval.search import POOL
+from modeling_clsr.retrieval.moments import split_sentences
+from modeling_clsr.retrieval.schema import IndexMetadata, create_table, open_table, pack_windows, row_id
+from modeling_clsr.retrieval.search import POOL, Query, nearest_rows, search_table, worded_rows
 
 SIZES = (10_000, 100_000, 1_000_000)
 PASSAGE_S = 15.0  # of audio in one passage, for bytes per hour
-WINDOWS = 5  # three sentences, and each two neighbours: what a passage of this length has
+WINDOWS = 3  # two sentences, which a passage of this length has, and both together
 BLOCK = 50_000
-SEED_TEXTS = 8_000
 NOISE = 0.35
 K = 10
+QUESTION_WORDS = 8
+WARM_UP = 10  # questions
+ROUNDING = 1e-5  # of a cosine
+TIMED = {"nearest": "nearest rows", "worded": "rows by words", "search": "whole search"}
 
 
 def seed_vectors(texts: list[str]) -> np.ndarray:
@@ -51,57 +62,114 @@ def made_vectors(seeds: np.ndarray, count: int, random: np.random.Generator) -> 
     return mixed / np.linalg.norm(mixed, axis=1, keepdims=True)
 
 
-def block_of_rows(vectors: np.ndarray, texts: list[str], first: int, schema: pa.Schema) -> pa.Table:
-    """Make rows as indexing does, 20 passages to a recording."""
-    words = [
-        [
-            {"text": word, "start": float(n), "end": n + 0.9, "probability": 0.9}
-            for n, word in enumerate(text.split())
-        ]
-        for text in texts
-    ]
+def block_of_rows(
+    vectors: np.ndarray, texts: list[str], first: int, schema: pa.Schema, random: np.random.Generator
+) -> pa.Table:
+    """Make rows as indexing does, 20 passages to a recording; nothing is alike that differs in real rows."""
     count = len(vectors)
     sources = [f"/talks/{(first + n) // 20:07d}.opus" for n in range(count)]
-    starts = [PASSAGE_S * ((first + n) % 20) for n in range(count)]
-    chosen = [(first + n) % len(texts) for n in range(count)]
+    starts = PASSAGE_S * ((first + np.arange(count)) % 20)
+    transcripts = [" ".join(pair) for pair in random.choice(texts, (count, 2))]
     columns = {
-        "id": [row_id(source, start) for source, start in zip(sources, starts, strict=True)],
+        "id": [row_id(source, start) for source, start in zip(sources, starts.tolist(), strict=True)],
         "source": sources,
         "path": sources,
-        "fingerprint": ["made"] * count,
-        "recorded": [datetime(2026, 1, 1, tzinfo=UTC)] * count,
+        "fingerprint": [f"{source}-made" for source in sources],
+        "recorded": [
+            datetime(2026, 1, 1, tzinfo=UTC) + timedelta(minutes=(first + n) // 20) for n in range(count)
+        ],
         "start_s": starts,
-        "end_s": [start + PASSAGE_S for start in starts],
-        "transcript": [texts[place] for place in chosen],
-        "probability": np.full(count, 0.9, np.float32),
-        "words": [words[place] for place in chosen],
+        "end_s": starts + PASSAGE_S,
+        "transcript": transcripts,
+        "probability": random.random(count, dtype=np.float32),
+        "words": made_words(transcripts, starts, random).cast(schema.field("words").type),
         "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), vectors.shape[1]),
         "window_vectors": [pack_windows(vectors[np.arange(n, n + WINDOWS) % count]) for n in range(count)],
     }
     return pa.table(columns, schema=schema)
 
 
-def measure(index: SpeechIndex, vectors: np.ndarray, questions: np.ndarray, texts: list[str]) -> dict:
-    """Return latency and recall@10 of the vectors' search, and the latency of the words' search."""
-    exact = np.argsort(-(questions @ vectors.T), axis=1)[:, :K]
-    times, kept = [], []
-    for question, right in zip(questions, exact, strict=True):
-        start = time.perf_counter()
-        found = index.nearest_rows(question, POOL)
-        times.append(1000 * (time.perf_counter() - start))
-        ids = {(row["source"], row["start_s"]) for row in found[:K]}
-        expected = {(f"/talks/{place // 20:07d}.opus", PASSAGE_S * (place % 20)) for place in right.tolist()}
-        kept.append(len(ids & expected) / K)
-    word_times = []
-    for text in texts[: len(questions)]:
-        start = time.perf_counter()
-        index.worded_rows(" ".join(text.split()[:8]), POOL)
-        word_times.append(1000 * (time.perf_counter() - start))
-    return {
-        "recall_at_10": float(np.mean(kept)),
-        **{f"vector_ms_p{q}": float(np.percentile(times, q)) for q in (50, 95)},
-        **{f"words_ms_p{q}": float(np.percentile(word_times, q)) for q in (50, 95)},
+def is_sentence(text: str) -> bool:
+    """Tell whether a text is one sentence to `moments`, also after another: two of them have `WINDOWS`."""
+    words = [Word(word, 0.0, 0.0, 1.0) for word in text.split()]
+    return list(split_sentences(words * 2)) == [(0, len(words)), (len(words), 2 * len(words))]
+
+
+def made_words(transcripts: list[str], starts: np.ndarray, random: np.random.Generator) -> pa.ListArray:
+    """Time the words of transcripts that begin at `starts`, in seconds."""
+    words = [text.split() for text in transcripts]
+    counts = np.array([len(each) for each in words])
+    ends = np.cumsum(counts)
+    place = np.arange(ends[-1]) - np.repeat(ends - counts, counts)  # of a word in its passage
+    begin = np.repeat(starts, counts) + 0.4 * place + 0.1 * random.random(len(place))
+    parts = {
+        "text": pa.array([word for each in words for word in each]),
+        "start": pa.array(begin.round(3)),
+        "end": pa.array((begin + 0.2 + 0.1 * random.random(len(place))).round(3)),
+        "probability": pa.array(random.random(len(place), dtype=np.float32)),
     }
+    offsets = pa.array(np.concatenate([[0], ends]).astype(np.int32))
+    return pa.ListArray.from_arrays(offsets, pa.StructArray.from_arrays(list(parts.values()), list(parts)))
+
+
+def tenth_cosines(vectors: np.ndarray, questions: np.ndarray) -> np.ndarray:
+    """Compare questions with all vectors; return the cosine of the tenth nearest of each, (Q,)."""
+    best = np.full((len(questions), 0), 0.0, np.float32)
+    for first in range(0, len(vectors), BLOCK):
+        best = np.concatenate([best, questions @ vectors[first : first + BLOCK].T], axis=1)
+        best = np.partition(best, -K, axis=1)[:, -K:]
+    return best.min(axis=1)
+
+
+def maintain(uri: str) -> dict:
+    """Bring the table's indices up to date; return what that takes."""
+    index = SpeechIndex.open(uri)
+    start = time.perf_counter()
+    index.maintain()
+    return {"indexing_s": time.perf_counter() - start, "indexing_memory_gb": peak_memory_gb()}
+
+
+def measure(uri: str, questions: np.ndarray, texts: list[str], tenths: np.ndarray) -> dict:
+    """Return latencies, recall@10 (of the rows found, those as near as the exact tenth), and memory."""
+    table, _ = open_table(uri)
+    asked = [Query(text, vector) for text, vector in zip(texts, questions, strict=True)]
+    nearest, times = timed(lambda query: nearest_rows(table, query.vector, POOL), asked)
+    figures = {"nearest": times}
+    figures["worded"] = timed(lambda query: worded_rows(table, query.text, POOL), asked)[1]
+    figures["search"] = timed(lambda query: search_table(table, query), asked)[1]
+    right = [
+        sum(cosine >= tenth - ROUNDING for cosine in list(found.values())[:K]) / K
+        for found, tenth in zip(nearest, tenths, strict=True)
+    ]
+    return {
+        "recall_at_10": float(np.mean(right)),
+        **{f"{name}_ms_p{q}": float(np.percentile(figures[name], q)) for name in TIMED for q in (50, 95)},
+        "search_memory_gb": peak_memory_gb(),
+    }
+
+
+def timed(run: Callable[[Query], Any], asked: list[Query]) -> tuple[list[Any], list[float]]:
+    """Return what comes of each question, and the milliseconds; what the first ones load is not counted."""
+    for query in asked[-WARM_UP:]:
+        run(query)
+    found, times = [], []
+    for query in asked:
+        start = time.perf_counter()
+        found.append(run(query))
+        times.append(1000 * (time.perf_counter() - start))
+    return found, times
+
+
+def peak_memory_gb() -> float:
+    """Return the peak of this process; `getrusage` would count that of the process which started it, too."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 2**20
+
+
+def in_own_process(work: Callable[..., dict], *args: Any) -> dict:
+    """Run a function in a new process, which holds none of the made vectors."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(work, *args).result()
 
 
 def draw_growth(figures: list[dict], file: str) -> None:
@@ -111,8 +179,8 @@ def draw_growth(figures: list[dict], file: str) -> None:
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     latency, size = figure.subplots(1, 2)
     counts = [row["passages"] for row in figures]
-    for name, title in (("vector_ms_p95", "vectors, p95"), ("words_ms_p95", "words, p95")):
-        latency.loglog(counts, [row[name] for row in figures], marker="o", label=title)
+    for name, title in TIMED.items():
+        latency.loglog(counts, [row[f"{name}_ms_p95"] for row in figures], marker="o", label=f"{title}, p95")
     latency.set_xlabel("passages")
     latency.set_ylabel("ms")
     latency.legend()
@@ -129,39 +197,43 @@ def main() -> None:
     parser.add_argument("--texts", default="../shared/data/qa/factbook_sentences.txt.gz")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)))
     parser.add_argument("--questions", type=int, default=200)
+    parser.add_argument("--folder", help="for the table; that of temporary files if not given")
     parser.add_argument("--json", help="write the stamped result")
     parser.add_argument("--plot", help="write a PNG of the growth")
     args = parser.parse_args()
     stamp = make_stamp()
-    texts = [utterance.text for utterance in read_texts(args.texts)][:SEED_TEXTS]
+    texts = [utterance.text for utterance in read_texts(args.texts)]
     seeds = seed_vectors(texts)
+    texts = [text for text in texts if is_sentence(text)]
     random = np.random.default_rng(0)
     dim = seeds.shape[1]
     metadata = IndexMetadata("made", "0" * 32, dim, 16000, CutSettings())
+    sizes = [int(size) for size in args.sizes.split(",")]
+    vectors = np.empty((max(sizes), dim), np.float32)
+    done = 0
     figures = []
-    with tempfile.TemporaryDirectory() as temporary:
-        table = create_table(f"{temporary}/index", metadata)
-        vectors = np.zeros((0, dim), np.float32)
-        for size in map(int, args.sizes.split(",")):
-            while len(vectors) < size:
-                block = made_vectors(seeds, min(BLOCK, size - len(vectors)), random)
-                table.add(block_of_rows(block, texts, len(vectors), table.schema))
-                vectors = np.concatenate([vectors, block])
-            index = SpeechIndex.open(f"{temporary}/index")
-            start = time.perf_counter()
-            index.maintain()
-            built = time.perf_counter() - start
+    with tempfile.TemporaryDirectory(dir=args.folder) as temporary:
+        uri = f"{temporary}/index"
+        table = create_table(uri, metadata)
+        for size in sizes:
+            while done < size:
+                block = made_vectors(seeds, min(BLOCK, size - done), random)
+                table.add(block_of_rows(block, texts, done, table.schema, random))
+                vectors[done : done + len(block)] = block
+                done += len(block)
+            indexing = in_own_process(maintain, uri)
+            table.optimize(cleanup_older_than=timedelta(0))  # what is replaced goes after an hour anyway
+            stored = sum(file.stat().st_size for file in Path(uri).rglob("*") if file.is_file())
             near = vectors[random.integers(0, size, args.questions)]
             noise = random.standard_normal(near.shape, dtype=np.float32) * 0.5 / np.sqrt(dim)
             questions = (near + noise) / np.linalg.norm(near + noise, axis=1, keepdims=True)
-            index.nearest_rows(questions[0], POOL)  # opens the index
-            found = measure(index, vectors, questions, texts)
-            stored = sum(file.stat().st_size for file in Path(temporary).rglob("*") if file.is_file())
+            spoken = random.choice(texts, args.questions)
+            wording = [" ".join(text.split()[:QUESTION_WORDS]) for text in spoken]
+            tenths = tenth_cosines(vectors[:size], questions)
             figures.append(
-                {"passages": size, "indexing_s": built, "bytes": stored}
-                | {"bytes_per_hour": stored / (size * PASSAGE_S / 3600)}
-                | found
-                | {"peak_memory_gb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20}
+                {"passages": size, "bytes": stored, "bytes_per_hour": stored / (size * PASSAGE_S / 3600)}
+                | indexing
+                | in_own_process(measure, uri, questions, wording, tenths)
             )
             print(json.dumps(figures[-1]), flush=True)
     if args.json:

@@ -11,6 +11,7 @@ import time
 import traceback
 from collections.abc import Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,13 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _build(arguments: argparse.Namespace) -> int:
-    from .hub.build import build_default_checkpoint, default_checkpoint
+    from .hub.build import NAME, build_default_checkpoint, default_checkpoint
 
+    cached, build = default_checkpoint, build_default_checkpoint
+    if arguments.name not in (None, NAME):
+        from .hub.release import build_release, cached_release, find_release
+
+        release = find_release(arguments.name)
+        cached, build = partial(cached_release, release), partial(build_release, release)
     folder, forms = arguments.folder, arguments.form or ()
     if folder is None:
-        folder = default_checkpoint()
+        folder = cached()
     elif not (forms and (folder / "config.json").is_file()):
-        folder = build_default_checkpoint(folder)
+        folder = build(folder)
     if forms:
         from .retrieval.faster import export_form
 
@@ -408,10 +415,12 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--model", metavar="CKPT", help="where the index's checkpoint is, if it was moved")
         add_form(sub, argparse.SUPPRESS)  # gains little for one question, and the screen is full
 
-    build = command("build", _build, "[DIR]", "make the default checkpoint", "clsr build checkpoints/base")
+    example = "clsr build --name clsr-mini-en"
+    build = command("build", _build, "[DIR]", "make the default checkpoint, or another", example)
     build.add_argument(
         "folder", nargs="?", type=Path, metavar="DIR", help="default: the cache; made only once"
     )
+    build.add_argument("--name", metavar="NAME", help="of a trained one, as clsr-mini-en; or its folder")
     build.add_argument(
         "--form",
         action="append",

@@ -4,89 +4,14 @@ Enters: a set, noises, systems. Leaves: figures for each condition; `robustness_
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import soundfile
-from tqdm import tqdm
-
-from ..data.audio import SAMPLING_RATE, load_audio
-from ..data.augmentation import add_noise, add_room
 from ..data.manifest import Row
-from ..data.synthesis import safe_name
-from .benchmark_set import Question, draw
+from .benchmark_set import Question
+from .conditions import CONDITIONS, Condition, degrade
 from .evaluator import evaluate_systems
 from .systems import System
-
-# Kept for tests: training may use the others of the folder.
-TEST_NOISES = ("noise4", "noise5")
-TEST_ROOMS = ("rir3", "rir4")
-
-
-@dataclass(frozen=True)
-class Condition:
-    """What is done to every clip.
-
-    Attributes:
-        name: in tables.
-        snr_db: of the noise; None adds none.
-        room: convolve with a room's response before.
-    """
-
-    name: str
-    snr_db: float | None = None
-    room: bool = False
-
-
-CONDITIONS = (
-    Condition("clean"),
-    *(Condition(f"{snr_db} dB", float(snr_db)) for snr_db in (20, 10, 5, 0)),
-    Condition("room", room=True),
-    Condition("room, 10 dB", 10.0, room=True),
-)
-
-
-def degrade(passages: Sequence[Row], condition: Condition, noise_folder: Path, out: Path) -> list[Row]:
-    """Write every clip under a condition; clips that are there are kept.
-
-    Which noise, which of its samples and which room is drawn from the clip's name, so it is the same for all systems
-    and at all levels.
-
-    Args:
-        passages: clean.
-        condition: what to do.
-        noise_folder: with the files of `TEST_NOISES` and `TEST_ROOMS`.
-        out: folder for the clips, in 16-bit FLAC.
-
-    Raises:
-        FileNotFoundError: a noise or room is missing.
-    """
-    if condition.snr_db is None and not condition.room:
-        return list(passages)
-    noises, rooms = (
-        [load_audio(noise_folder / f"{name}.flac") for name in names] for names in (TEST_NOISES, TEST_ROOMS)
-    )
-    folder = out / safe_name(condition.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for passage in tqdm(passages, unit="clip", desc=condition.name):
-        path = folder / f"{safe_name(passage.id)}.flac"
-        if not path.exists():
-            waveform = load_audio(passage.audio)
-            places = [draw(f"{what}/{passage.id}") for what in ("room", "noise", "start")]
-            if condition.room:
-                waveform = add_room(waveform, rooms[int(places[0] * len(rooms))])
-            if condition.snr_db is not None:
-                noise = noises[int(places[1] * len(noises))]
-                waveform = add_noise(waveform, noise, condition.snr_db, int(places[2] * len(noise)))
-            peak = float(np.abs(waveform).max())
-            unfinished = path.with_suffix(".tmp")
-            soundfile.write(unfinished, waveform / max(peak, 1.0), SAMPLING_RATE, format="FLAC")
-            unfinished.replace(path)
-        rows.append(replace(passage, audio=str(path)))
-    return rows
 
 
 def evaluate_robustness(

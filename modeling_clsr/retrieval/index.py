@@ -5,12 +5,12 @@ A recording enters the table in one commit, after its last passage, so that no c
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import date
+from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from lancedb.index import FTS, IvfPq
+from lancedb.index import FTS, IvfRq, IvfSq
 
 from ..data.audio import find_recordings
 from ..data.passages import CutSettings, Cutting
@@ -19,13 +19,14 @@ from .encoder import Encoder
 from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
 from .progress import AudioBar
 from .schema import IndexMetadata, create_table, open_table, pa, quoted
-from .search import Hit, Query, nearest_rows, row_condition, search_table, worded_rows
+from .search import Hit, Query, row_condition, search_table
 
-VECTOR_INDEX_ROWS = 50_000  # below, comparing all vectors takes milliseconds
+VECTOR_INDEX_ROWS = 10_000  # below, comparing all vectors takes milliseconds
 RETRAIN_FACTOR = 4  # growth after which its partitions are drawn anew
 VECTOR_INDEX = "vector_"  # its name, before the number of rows it was trained on
 PARTITION_ROWS = 4096
-SUB_VECTOR_WIDTH = 4  # numbers of the vector that one byte of its code stands for
+VECTOR_BITS = 4  # of a number in the vector index
+OLD_FILES_KEPT = timedelta(hours=1)  # of earlier versions of the table, for processes that still read them
 COMMIT_S = 10.0  # seconds between two commits; so much work is lost if the machine fails
 
 
@@ -278,20 +279,15 @@ class SpeechIndex:
         Raises:
             ValueError: the index is empty, the question is empty, or no recording passes the filters.
         """
-        if not self._has_row("vector IS NOT NULL"):
-            raise ValueError(
-                f"{self.uri} holds {len(self.sources())} recordings and 0 passages of speech; "
-                f"add recordings with `clsr index PATH --index {self.uri}`"
-            )
         condition = row_condition(file, after, before, exclude)
-        if condition and not self._has_row(condition):
+        hits = []
+        if self._table.count_rows():
+            query = self._query(question)
+            hits = search_table(self._table, query, k, mode, condition, self.encoder.doubt)
+        if not hits:  # only now asked why, as it takes longer than a search
             filters = {"file": file, "exclude": exclude, "after": after, "before": before}
-            named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
-            raise ValueError(
-                f"{named} leaves no recording of the index; `*` in a path stands for any characters"
-            )
-        query = self._query(question)
-        return search_table(self._table, query, k, mode, condition, self.encoder.doubt)
+            self._check_not_empty(condition, filters)
+        return hits
 
     def answered(self, hits: Sequence[Hit]) -> bool | None:
         """Tell whether one of the hits of a search is probable enough to count as an answer.
@@ -302,8 +298,21 @@ class SpeechIndex:
         doubt = self.encoder.doubt
         return None if doubt is None else doubt.is_answered([hit.probability for hit in hits])
 
+    def _check_not_empty(self, condition: str | None, filters: dict[str, Any]) -> None:
+        """Refuse a search of nothing: of an index without speech, or with filters that leave none of it."""
+        if not self._has_row("vector IS NOT NULL"):
+            raise ValueError(
+                f"{self.uri} holds {len(self.sources())} recordings and 0 passages of speech; "
+                f"add recordings with `clsr index PATH --index {self.uri}`"
+            )
+        if condition and not self._has_row(condition):
+            named = ", ".join(f"{name} {value}" for name, value in filters.items() if value is not None)
+            raise ValueError(
+                f"{named} leaves no recording of the index; `*` in a path stands for any characters"
+            )
+
     def _has_row(self, condition: str) -> bool:
-        """Tell whether any row meets a filter; stops at the first, however large the table is."""
+        """Tell whether any row meets a filter; stops at the first that is read."""
         return bool(self._table.search().where(condition).select(["id"]).limit(1).to_list())
 
     def _query(self, question: str | np.ndarray) -> Query:
@@ -316,14 +325,6 @@ class SpeechIndex:
                 "speak louder, or write it"
             )
         return Query(transcript.text, vector)
-
-    def nearest_rows(self, vector: np.ndarray, count: int) -> list[dict]:
-        """Return the rows nearest to a vector (D,); see `search.nearest_rows`."""
-        return nearest_rows(self._table, vector, count)
-
-    def worded_rows(self, text: str, count: int) -> list[dict]:
-        """Return the rows that say a text's words; see `search.worded_rows`."""
-        return worded_rows(self._table, text, count)
 
     def maintain(self) -> None:
         """Join the small files that commits leave, and bring the indices of words and vectors up to date.
@@ -343,18 +344,17 @@ class SpeechIndex:
                 self._train_vector_index(rows)
                 for name in trained:
                     self._table.drop_index(name)
-            self._table.optimize()
+            self._table.optimize(cleanup_older_than=OLD_FILES_KEPT)
         except RuntimeError as error:
             if "commit conflict" not in str(error):
                 raise
 
     def _train_vector_index(self, rows: int) -> None:
         """Divide the vectors into partitions; the index's name says how many rows it was trained on."""
-        config = IvfPq(
-            distance_type="cosine",
-            num_partitions=max(rows // PARTITION_ROWS, 1),
-            num_sub_vectors=max(self.metadata.embed_dim // SUB_VECTOR_WIDTH, 1),
-        )
+        partitions = max(rows // PARTITION_ROWS, 1)
+        config: Any = IvfRq(distance_type="cosine", num_partitions=partitions, num_bits=VECTOR_BITS)
+        if self.metadata.embed_dim % 8:  # which that kind cannot take
+            config = IvfSq(distance_type="cosine", num_partitions=partitions)
         self._table.create_index("vector", config=config, name=f"{VECTOR_INDEX}{rows}")
 
     def _commit(self, recordings: list[Recording], report: AddReport) -> None:

@@ -20,8 +20,14 @@ MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
 WORD_WEIGHT = 0.2  # of the words' score, as a share of the best one, beside the cosines; see docs/search.md
-NUM_PROBES = 40  # partitions of the vector index that are searched
-REFINE_FACTOR = 4  # times the rows wanted, compared exactly
+NUM_PROBES = 20  # partitions of the vector index that are searched
+REFINE_FACTOR = 2  # times the rows wanted, whose stored vectors are then compared
+HIT_COLUMNS = ["source", "path", "recorded", "start_s", "end_s", "transcript", "words", "window_vectors"]
+SEARCH_TRIES = 5  # while another process rewrites the rows that were found
+
+
+class RowsMovedError(RuntimeError):
+    """Rows were rewritten by another process between being found and being read."""
 
 
 @dataclass(frozen=True)
@@ -104,8 +110,14 @@ def search_table(
         raise ValueError(f"mode is {mode!r} but must be one of {', '.join(MODES)}; choose one")
     count = max(2 * k, POOL)  # some are merged
     count_words = mode != "dense" or doubt is not None  # which judges by the words, too
-    rows, best = _candidates(table, query, count, mode, condition, count_words)
-    hits = [replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows[:count], query)]
+    for tries_left in reversed(range(SEARCH_TRIES)):
+        try:
+            rows, best = _candidates(table, query, count, mode, condition, count_words)
+            break
+        except RowsMovedError:
+            if not tries_left:
+                raise
+    hits = [replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows, query)]
     ranked = merge_overlapping(sorted(hits, key=lambda hit: -hit.score))
     if doubt is not None and ranked:
         chances = doubt.probabilities(ranked, table.count_rows())  # among all, whatever k is
@@ -197,54 +209,91 @@ def _joined(better: Hit, other: Hit) -> Hit:
     )
 
 
-def nearest_rows(table: Any, vector: np.ndarray, count: int, condition: str | None = None) -> list[dict]:
-    """Return the rows whose vectors are nearest, with `_distance` = 1 - cosine, nearest first.
+def nearest_rows(
+    table: Any, vector: np.ndarray, count: int, condition: str | None = None
+) -> dict[int, float]:
+    """Find the rows whose vectors are nearest.
 
     Args:
         table: LanceDB table of `row_schema`; with a vector index, or without one, then exact.
         vector: (D,) unit vector.
         count: of rows.
         condition: filter on the rows.
+
+    Returns:
+        The cosine of each row by its LanceDB row id, which `fetch_rows` takes; nearest first.
     """
     found = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count)
     found = found.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
-    return (found.where(condition, prefilter=True) if condition else found).to_list()
+    return {row: 1 - distance for row, distance in _run(found, "_distance", condition).items()}
 
 
-def worded_rows(table: Any, text: str, count: int, condition: str | None = None) -> list[dict]:
-    """Return the rows that say the words of a text, with `_score` by BM25, best first. Arguments as `nearest_rows`."""
+def worded_rows(table: Any, text: str, count: int, condition: str | None = None) -> dict[int, float]:
+    """Find the rows that say words of a text: BM25 by row id, best first. Arguments as `nearest_rows`."""
     words: Any = MatchQuery(text, "transcript")  # type: ignore[call-arg] # pydantic's defaults
-    found = table.search(words, query_type="fts").limit(count)
-    return (found.where(condition, prefilter=True) if condition else found).to_list()
+    return _run(table.search(words, query_type="fts").limit(count), "_score", condition)
+
+
+def _run(found: Any, column: str, condition: str | None) -> dict[int, float]:
+    """Return one number of each row, and read nothing else: timed words take longer to read than to find."""
+    if condition:
+        found = found.where(condition, prefilter=True)
+    numbers = found.select([column]).with_row_id(True).to_arrow()
+    return dict(zip(numbers["_rowid"].to_pylist(), numbers[column].to_pylist(), strict=True))
+
+
+def fetch_rows(table: Any, rows: list[int], columns: list[str]) -> list[dict]:
+    """Read rows that a search has found.
+
+    Args:
+        table: that was searched.
+        rows: their row ids.
+        columns: to read.
+
+    Returns:
+        A dict of the columns for each row, in the order of `rows`.
+
+    Raises:
+        RowsMovedError: another process has rewritten rows since, which gives them new ids.
+    """
+    if not rows:
+        return []
+    taken = table.take_row_ids(rows).with_row_id().select(columns).to_list()
+    found = {row.pop("_rowid"): row for row in taken}
+    if len(found) < len(rows):
+        raise RowsMovedError(f"{len(rows) - len(found)} of {len(rows)} rows have moved; search again")
+    return [found[row] for row in rows]
 
 
 def _candidates(
     table: Any, query: Query, count: int, mode: str, condition: str | None, count_words: bool
 ) -> tuple[list[dict], float]:
-    """Return the rows that may be hits, each with its `cosine` and its `bm25`, and the best BM25 score of all rows.
+    """Return at most `count` rows that may be hits, and the best BM25 score of all rows.
 
-    Ordered by what is known before moments are found.
+    The rows have a `cosine` and a `bm25` each, and are ordered by these, which are known before the moments.
     """
-    said = worded_rows(table, query.text, count, condition) if count_words else []
-    worded = {row["id"]: row for row in said}
-    best = max((row["_score"] for row in worded.values()), default=0.0)
-    rows = dict(worded)
-    if mode != "text":
-        nearest = {row["id"]: row for row in nearest_rows(table, query.vector, count, condition)}
-        rows = nearest if mode == "dense" else nearest | worded
-        unscored = [row for row in nearest if row not in worded] if worded else []
-        if unscored:
-            chosen = f"id IN ({', '.join(map(quoted, unscored))})"
-            worded |= {row["id"]: row for row in worded_rows(table, query.text, len(unscored), chosen)}
-    for name, row in rows.items():
-        row["cosine"] = float(np.asarray(row["vector"], dtype=np.float32) @ query.vector)
-        row["bm25"] = float(worded[name]["_score"]) if name in worded else 0.0
+    bm25 = worded_rows(table, query.text, count, condition) if count_words else {}
+    best = max(bm25.values(), default=0.0)
+    cosines = nearest_rows(table, query.vector, count, condition) if mode != "text" else {}
+    worded, nearest = list(bm25), list(cosines)
+    unscored = [row for row in nearest if row not in bm25] if worded else []
+    if unscored:
+        bm25 |= worded_rows(table, query.text, len(unscored), f"_rowid IN ({', '.join(map(str, unscored))})")
+    rows = {"text": worded, "dense": nearest, "hybrid": list(cosines | bm25)}[mode]
+    unmeasured = [row for row in rows if row not in cosines]
+    for row, fetched in zip(unmeasured, fetch_rows(table, unmeasured, ["vector"]), strict=True):
+        cosines[row] = float(np.asarray(fetched["vector"], dtype=np.float32) @ query.vector)
     order = {
-        "text": lambda row: row["bm25"],
-        "dense": lambda row: row["cosine"],
-        "hybrid": lambda row: row["cosine"] + _word_share(row["bm25"], best),
+        "text": lambda row: bm25[row],
+        "dense": lambda row: cosines[row],
+        "hybrid": lambda row: cosines[row] + _word_share(bm25.get(row, 0.0), best),
     }[mode]
-    return sorted(rows.values(), key=order, reverse=True), best
+    chosen = sorted(rows, key=order, reverse=True)[:count]
+    fetched_rows = fetch_rows(table, chosen, HIT_COLUMNS)
+    return [
+        fetched | {"cosine": cosines[row], "bm25": bm25.get(row, 0.0)}
+        for row, fetched in zip(chosen, fetched_rows, strict=True)
+    ], best
 
 
 def _score(evidence: Evidence, mode: str, best: float) -> float:

@@ -89,6 +89,8 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
             num_hidden_layers=args.decoder_layers,
             encoder_hidden_size=width or _encoder_width(args.speech),
         )
+    if fields.get("decoder_type") == "whisper":  # its own decoder's sizes
+        fields["decoder_config"] = AutoConfig.from_pretrained(speech).to_dict()
     tokenizer = AutoTokenizer.from_pretrained(text)
     if parallel and args.vocabulary == "train":
         words = {row.transcript or "" for row in rows}

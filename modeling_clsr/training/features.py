@@ -24,7 +24,7 @@ from ..parallel_clsr import ParallelRecognizer
 from ..recognizer_clsr import encode_speech
 
 SHARD_ROWS = 128
-BATCH_SIZE = 8
+CPU_BATCH_SIZE, DEVICE_BATCH_SIZE = 8, 64  # two cores are fastest with few
 TEACHER_BEST = 32  # tokens of the teacher's distribution that are kept
 
 Entry = dict[str, Tensor]
@@ -68,6 +68,7 @@ def fill(
     fingerprint: str,
     sampling_rate: int,
     title: str,
+    device: str = "cpu",
 ) -> Path:
     """Make the entries that are missing, shard by shard; killed half-way it goes on from the last whole shard.
 
@@ -78,6 +79,7 @@ def fill(
         fingerprint: of what the entries depend on beside the audio.
         sampling_rate: of the waveforms, in Hz.
         title: of the progress bar.
+        device: type of the model's device; decides how many clips go together.
 
     Returns:
         The folder for `Shards`.
@@ -89,19 +91,22 @@ def fill(
         {row.id: row for row in rows if row.id not in known}.values(), key=lambda row: row.duration or 0.0
     )
     first = len(list(place.glob("shard-*.json")))
+    batch_size = CPU_BATCH_SIZE if device == "cpu" else DEVICE_BATCH_SIZE
     seconds = sum(row.duration or 0.0 for row in todo)
     with tqdm(total=round(seconds), unit="s", desc=title, disable=not todo) as bar:
         for number, start in enumerate(range(0, len(todo), SHARD_ROWS), start=first):
             shard = todo[start : start + SHARD_ROWS]
-            _write_shard(place, number, shard, make, sampling_rate)
+            _write_shard(place, number, shard, make, sampling_rate, batch_size)
             bar.update(round(sum(row.duration or 0.0 for row in shard)))
     return place
 
 
-def _write_shard(place: Path, number: int, rows: list[Row], make: MakeEntries, sampling_rate: int) -> None:
+def _write_shard(
+    place: Path, number: int, rows: list[Row], make: MakeEntries, sampling_rate: int, batch_size: int
+) -> None:
     tensors: dict[str, Tensor] = {}
     waveforms = [load_audio(row.audio, sampling_rate) for row in rows]
-    for batch in length_batches([len(wave) for wave in waveforms], BATCH_SIZE):
+    for batch in length_batches([len(wave) for wave in waveforms], batch_size):
         for index, entry in zip(batch, make([waveforms[index] for index in batch]), strict=True):
             tensors |= {f"{index}.{name}": tensor.contiguous() for name, tensor in entry.items()}
     stem = f"shard-{number:05d}"

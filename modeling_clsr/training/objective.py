@@ -5,12 +5,12 @@ and losses of single clips, whose mean over the batch is a weighted sum over its
 """
 
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed._functional_collectives import all_gather_single_autograd
+from torch.autograd.function import once_differentiable
 
 from ..contrastive_clsr import info_nce
 from .arguments import CLSRTrainingArguments
@@ -143,15 +143,29 @@ def total(parts: dict[str, Part]) -> Tensor:
     return torch.stack([part.weight * part.value for part in parts.values()]).sum()
 
 
+class _Gather(torch.autograd.Function):
+    """Rows of all processes; backward each process gets the gradients that all of them have for its rows."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        gathered = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(gathered, rows.contiguous())
+        return torch.cat(gathered)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        total = gradient.contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
 def gather(tensor: Tensor) -> Tensor:
-    """Join the rows of all processes, with gradient; every process must hold the same number."""
-    if not _is_distributed():
-        return tensor
-    if not tensor.requires_grad:
-        rows = [torch.empty_like(tensor) for _ in range(dist.get_world_size())]
-        dist.all_gather(rows, tensor.contiguous())
-        return torch.cat(rows)
-    return all_gather_single_autograd(tensor.contiguous(), 0, cast(Any, dist.group.WORLD)).wait()
+    """Join the rows of all processes, with gradient; every process must hold the same number.
+
+    The library's own function for this has had three names since torch 2.6.
+    """
+    return _Gather.apply(tensor) if _is_distributed() else tensor  # type: ignore[no-untyped-call]
 
 
 def _is_distributed() -> bool:

@@ -55,6 +55,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         rows = drop_long_rows(rows, longest, data_args.skip_bad_rows)
         pool = None if pool is None else drop_long_rows(pool, longest, data_args.skip_bad_rows)
     fill_statistics(built, rows, args.seed)
+    cast(torch.nn.Module, built.model).to(args.device)  # the caches are made there, too
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
     frozen = prepare_stage(built.model, args.stage, args.trainable)
     trainer = CLSRTrainer(
@@ -161,6 +162,7 @@ def fill_caches(
             fingerprint(model, processor, "speech_model"),
             rate,
             "teacher",
+            args.device.type,
         )
         return {"teacher": Shards(place)}
     caches: dict[str, Any] = {"teacher_vectors": teacher_vectors(built, rows)} if args.score_weight else {}
@@ -169,11 +171,11 @@ def fill_caches(
     if data_args.cache == "states":
         _check_frozen(built, args, "encoder")
         mark = fingerprint(model, processor, _encoder_name(built))
-        states = fill(folder, rows, encoder_states(model, processor), mark, rate, "states")
+        states = fill(folder, rows, encoder_states(model, processor), mark, rate, "states", args.device.type)
         return caches | {"states": Shards(states, "states")}
     _check_frozen(built, args, "decoder")
     mark = fingerprint(model, processor, "speech_model")
-    texts = fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts")
+    texts = fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts", args.device.type)
     return caches | {"recognised": Texts(Shards(texts))}
 
 
@@ -193,11 +195,11 @@ def teacher_vectors(built: Built, rows: Sequence[Row]) -> dict[str, torch.Tensor
                 raise ValueError(
                     f"row {row.id} has no {missing} but score_weight distils both; fill it or drop the row"
                 )
-        sides = [
-            built.model.get_text_features(**built.processor(text=texts, truncation=True)).pooler_output
-            for texts in ([str(row.question) for row in part], [str(row.transcript) for row in part])
-        ]
-        pairs = torch.stack(cast(list[torch.Tensor], sides), dim=1)  # (B, 2, D)
+        sides = []
+        for texts in ([str(row.question) for row in part], [str(row.transcript) for row in part]):
+            tokens = built.processor(text=texts, truncation=True).to(built.model.device)
+            sides.append(cast(torch.Tensor, built.model.get_text_features(**tokens).pooler_output))
+        pairs = torch.stack(sides, dim=1).cpu()  # (B, 2, D)
         vectors |= {row.id: pair for row, pair in zip(part, pairs, strict=True)}
     return vectors
 

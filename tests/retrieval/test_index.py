@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_clsr.data.passages import FixedWindows
+from modeling_clsr.data.passages import CutSettings, FixedWindows
 from modeling_clsr.retrieval import IndexMismatchError, SpeechIndex
+from modeling_clsr.retrieval.schema import IndexMetadata, create_table
+from modeling_clsr.retrieval.search import nearest_rows
 
 from .conftest import write_recording
 from .known_clips import KnownClips
@@ -292,3 +294,21 @@ def test_large_table_gets_a_vector_index_and_a_new_one_when_it_has_grown(tmp_pat
     (other,) = trained()
     assert other != name
     assert index.search(question, k=1, mode="dense")[0].transcript == first[0].transcript
+
+
+@pytest.mark.parametrize("dim", [12, 128])
+def test_vector_index_finds_the_nearest_at_any_width(tmp_path, dim, monkeypatch):
+    from modeling_clsr.retrieval import index as module
+
+    monkeypatch.setattr(module, "VECTOR_INDEX_ROWS", 300)
+    vectors = np.random.default_rng(0).standard_normal((400, dim)).astype(np.float32)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    metadata = IndexMetadata("made", "0" * 32, dim, 16000, CutSettings())
+    table = create_table(str(tmp_path / "index"), metadata)
+    rows = [{"id": f"{n}", "transcript": "made", "vector": vector} for n, vector in enumerate(vectors)]
+    table.add([*rows, {"id": "silence", "transcript": "", "vector": None}])
+    SpeechIndex(str(tmp_path / "index"), table, metadata).maintain()
+    assert [found.name for found in table.list_indices()].count("vector_400") == 1
+    tenth = np.sort(vectors @ vectors[7])[-10]
+    found = list(nearest_rows(table, vectors[7], 10).values())
+    assert found[0] == pytest.approx(1.0, abs=1e-5) and sum(cosine > tenth - 1e-5 for cosine in found) >= 9

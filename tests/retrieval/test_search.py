@@ -8,6 +8,7 @@ import pytest
 from modeling_clsr import Word
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import SpeechIndex
+from modeling_clsr.retrieval import search as search_module
 from modeling_clsr.retrieval.doubt import Doubt, Evidence
 from modeling_clsr.retrieval.moments import Moment
 from modeling_clsr.retrieval.search import Hit, glob_condition, merge_overlapping
@@ -82,6 +83,30 @@ def test_words_find_what_says_them_and_the_fused_list_has_both(index, talks_text
     assert index.search('odd: "(marks) AND -more', k=3, mode="text") is not None
     with pytest.raises(ValueError, match="mode is 'magic' but must be one of hybrid, dense, text"):
         index.search("printing", mode="magic")
+
+
+def test_words_that_nobody_said_are_no_error(index):
+    assert index.search("xylophones", mode="text") == []
+
+
+def test_rows_that_another_process_rewrites_during_a_search_are_searched_again(tmp_path, clips, monkeypatch):
+    write_talks(tmp_path / "talks", clips)
+    index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
+    index.add([tmp_path / "talks"])
+    before = {(hit.source, hit.start_s, hit.transcript) for hit in index.search("printing art", k=50)}
+    find, moves = search_module.nearest_rows, []
+
+    def find_then_move(table, *args):
+        found = find(table, *args)
+        if len(moves) < 2:
+            table.merge_insert("id").when_matched_update_all().execute(table.to_arrow())
+            moves.append(found)
+        return found
+
+    monkeypatch.setattr(search_module, "nearest_rows", find_then_move)
+    after = {(hit.source, hit.start_s, hit.transcript) for hit in index.search("printing art", k=50)}
+    assert after == before and len(after) == len(index)
+    assert len(moves) == 2 and not moves[0].keys() & moves[1].keys()
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,124 @@
+"""What a checkpoint hears in the clips of manifests: one line of JSON a clip, {"id", "text"}.
+
+    python recipes/mini_en/hear.py squad=speech/squad/manifest.jsonl --out heard/base [--noise_dir noise --snr_db 0,15]
+
+Several clips are heard at once, also on a GPU; clips that were heard are not heard again.
+"""
+
+import argparse
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
+from modeling_clsr.data.augmentation import Augmentation, load_noises
+from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.data.sampler import length_batches
+from modeling_clsr.evaluation.conditions import CONDITIONS, degrade
+from modeling_clsr.hub.build import default_checkpoint
+
+MAX_BATCH = 64
+NOISE_SEED = 7
+
+
+class Batches(Dataset):
+    """Batches of like length as features, made by the workers of a `DataLoader`."""
+
+    def __init__(self, rows: list[Row], processor: CLSRProcessor, augment: Augmentation | None):
+        self.batches = [
+            [rows[index] for index in batch]
+            for batch in length_batches([row.duration or 0.0 for row in rows], MAX_BATCH)
+        ]
+        self.processor, self.augment = processor, augment
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, number: int):
+        waveforms = [self._waveform(row) for row in self.batches[number]]
+        features = self.processor(audio=waveforms, sampling_rate=SAMPLING_RATE)
+        return [row.id for row in self.batches[number]], dict(features)
+
+    def _waveform(self, row: Row) -> np.ndarray:
+        waveform = load_audio(row.audio)
+        if self.augment is None:
+            return waveform
+        # By the clip's name, so that a shard hears what the whole would.
+        return self.augment(waveform, SAMPLING_RATE, (NOISE_SEED, 0, zlib.crc32(row.id.encode())))
+
+
+def distinct_clips(path: str, columns: dict[str, str], audio_root: str | None) -> list[Row]:
+    """Read a manifest; of rows over one clip (several questions) keep the first."""
+    rows: dict[str, Row] = {}
+    for row in read_manifest(path, columns=columns, audio_root=audio_root):
+        rows.setdefault(row.audio, row)
+    return list(rows.values())
+
+
+@torch.inference_mode()
+def hear(model: CLSRModel, batches: Batches, title: str, workers: int) -> Iterator[dict[str, str]]:
+    """Yield what was heard, batch by batch, longest clips first."""
+    loader = DataLoader(batches, batch_size=None, num_workers=workers)
+    for names, features in tqdm(loader, desc=title, unit="batch"):
+        on_device = {name: value.to(model.device) for name, value in features.items()}
+        for name, transcript in zip(names, model.transcribe(**on_device), strict=True):
+            yield {"id": name, "text": transcript.text}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifests", nargs="+", metavar="NAME=MANIFEST")
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--out", required=True, help="folder; gets NAME.jsonl")
+    parser.add_argument("--columns", default="", help="other column names, as 'duration=dur'")
+    parser.add_argument("--audio_root", help="folder of relative audio paths, if another one")
+    parser.add_argument("--shard", default="0/1", help="which part of the clips, as 0/4")
+    parser.add_argument("--noise_dir", help="of noise* and rir* files")
+    parser.add_argument(
+        "--snr_db", help="range of noise that is mixed in, as 0,15; half of the clips get a room"
+    )
+    parser.add_argument("--conditions", default="clean", help="of the robustness test, with commas")
+    parser.add_argument("--degraded", help="folder of the clips under those conditions")
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    folder = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    model = CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device)
+    processor = CLSRProcessor.from_pretrained(folder)
+    columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)
+    shard, shards = map(int, args.shard.split("/"))
+    augment = None
+    if args.snr_db:
+        low, high = map(float, args.snr_db.split(","))
+        noises, rooms = load_noises(args.noise_dir)
+        augment = Augmentation(noises, rooms, noise_probability=1.0, room_probability=0.5, snr_db=(low, high))
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
+    for entry in args.manifests:
+        name, path = entry.split("=", 1)
+        clips = distinct_clips(path, columns, args.audio_root)[shard::shards]
+        for condition in (wanted for wanted in CONDITIONS if wanted.name in args.conditions.split(",")):
+            rows = clips
+            if condition.name != "clean":
+                rows = degrade(clips, condition, Path(args.noise_dir), Path(args.degraded) / name)
+            label = name if condition.name == "clean" else f"{name}-{condition.name.replace(' ', '')}"
+            file = out / (f"{label}.jsonl" if shards == 1 else f"{label}.{shard}.jsonl")
+            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
+            known = {json.loads(line)["id"] for line in lines}
+            todo = [row for row in rows if row.id not in known]
+            with file.open("a", encoding="utf-8") as target:
+                for heard in hear(model, Batches(todo, processor, augment), label, args.workers):
+                    target.write(json.dumps(heard, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()

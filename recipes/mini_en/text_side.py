@@ -1,0 +1,326 @@
+r"""Post-training of the text encoder on recognised text: a list of passages for every question, ranked by a teacher.
+
+    python recipes/mini_en/text_side.py --squad speech/squad/manifest.jsonl --heard heard/base \
+        --medquad …/medquad.jsonl.gz --plain …/factbook_sentences.txt.gz --out out/text
+
+Sentences of one stretch of text are joined to passages, so that all passages of a step are about like things. The
+student reads what a recogniser wrote; the teacher, the encoder before training, reads the true words and ranks as
+`clsr search` does: passage, best sentence, BM25. So the student learns to see through recognition errors, and to heed
+rare words as BM25 does.
+"""
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from labels import HELD_OUT_FROM, read_heard, sentence_number
+from torch import Tensor
+
+from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.manifest import read_manifest
+from modeling_clsr.data.synthesis import read_texts
+from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS, read_json_lines
+from modeling_clsr.hub.build import default_checkpoint
+
+STRETCH = 220  # sentences of a step: about one article
+PASSAGE_WORDS = (12, 60)
+WORD_WEIGHT, MOMENT_SHARE = 0.2, 0.5  # as retrieval/search.py, which needs LanceDB
+ENCODE_BATCH = 256
+
+
+@dataclass(frozen=True)
+class Sentence:
+    """A sentence: its true words, what was heard of it, and the questions that it answers."""
+
+    true: str
+    heard: tuple[str, ...]
+    questions: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Neighbouring sentences: as they were heard, and as they are."""
+
+    heard: str
+    sentences: tuple[str, ...]
+    questions: tuple[str, ...]
+
+    @property
+    def true(self) -> str:
+        """The true words."""
+        return " ".join(self.sentences)
+
+
+class Texts:
+    """A text encoder with its tokenizer: lists of texts to unit vectors."""
+
+    def __init__(self, model: CLSRModel, processor: CLSRProcessor):
+        self.model, self.processor = model, processor
+
+    def __call__(self, texts: Sequence[str]) -> Tensor:
+        """Embed N texts, (N, D), in pieces of like length."""
+        order = sorted(range(len(texts)), key=lambda index: len(texts[index]))
+        vectors = []
+        for start in range(0, len(texts), ENCODE_BATCH):
+            part = [texts[index] for index in order[start : start + ENCODE_BATCH]]
+            tokens = self.processor(text=part, truncation=True).to(self.model.device)
+            vectors.append(self.model.get_text_features(**tokens).pooler_output)
+        back = torch.empty(len(order), dtype=torch.long)
+        back[torch.tensor(order)] = torch.arange(len(order))
+        return torch.cat(vectors)[back.to(self.model.device)]
+
+
+class Words:
+    """BM25 (k1 1.5, b 0.75) with the rarity of words in a whole corpus, over pools of any passages."""
+
+    def __init__(self, corpus: Sequence[str]):
+        counts: dict[str, int] = {}
+        for text in corpus:
+            for word in set(self.of(text)):
+                counts[word] = counts.get(word, 0) + 1
+        self.rarity = {
+            word: float(np.log(1 + (len(corpus) - n + 0.5) / (n + 0.5))) for word, n in counts.items()
+        }
+
+    @staticmethod
+    def of(text: str) -> list[str]:
+        """Return the content words."""
+        plain = "".join(letter if letter.isalnum() else " " for letter in text.lower())
+        return [word for word in plain.split() if word not in FUNCTION_WORDS]
+
+    def shares(self, questions: Sequence[str], passages: Sequence[str]) -> np.ndarray:
+        """Return each passage's BM25 as a share of the question's best one, (Q, N)."""
+        split = [self.of(passage) for passage in passages]
+        mean = max(sum(map(len, split)) / max(len(split), 1), 1.0)
+        holders: dict[str, list[tuple[int, float]]] = {}
+        for place, words in enumerate(split):
+            for word in set(words):
+                count = words.count(word)
+                norm = count + 1.5 * (0.25 + 0.75 * len(words) / mean)
+                holders.setdefault(word, []).append((place, 2.5 * count / norm))
+        scores = np.zeros((len(questions), len(passages)), np.float32)
+        for row, question in enumerate(questions):
+            for word in self.of(question):
+                for place, weight in holders.get(word, ()):
+                    scores[row, place] += weight * self.rarity.get(word, 8.0)
+        return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-6)
+
+
+def read_sentences(manifest: str, heard: Path) -> list[Sentence]:
+    """Read the spoken sentences in the order of their text, with what was heard of each."""
+    rows = read_manifest(manifest)
+    names = [name for name in ("squad", "squad-noisy") if read_heard(heard, name)]
+    versions = [read_heard(heard, name) for name in names]
+    spoken: dict[int, tuple[str, tuple[str, ...], list[str]]] = {}
+    for row in rows:
+        number = sentence_number(row)
+        if number not in spoken:
+            texts = tuple(version[row.id] for version in versions if version.get(row.id))
+            spoken[number] = (row.transcript or "", texts, [])
+        spoken[number][2].append(row.question or "")
+    return [Sentence(true, texts, tuple(asked)) for _, (true, texts, asked) in sorted(spoken.items())]
+
+
+def join(sentences: Sequence[Sentence], chance: random.Random, version: int | None = None) -> list[Passage]:
+    """Join neighbours to passages of random length; each sentence as one of its versions, or as `version` says."""
+    passages, open_ones, room = [], [], chance.randint(*PASSAGE_WORDS)
+
+    def close() -> None:
+        texts = []
+        for sentence in open_ones:
+            choices = sentence.heard or (sentence.true,)
+            texts.append(
+                choices[min(version, len(choices) - 1)] if version is not None else chance.choice(choices)
+            )
+        questions = tuple(question for sentence in open_ones for question in sentence.questions)
+        passages.append(Passage(" ".join(texts), tuple(sentence.true for sentence in open_ones), questions))
+
+    for sentence in sentences:
+        open_ones.append(sentence)
+        if sum(len(entry.true.split()) for entry in open_ones) >= room:
+            close()
+            open_ones, room = [], chance.randint(*PASSAGE_WORDS)
+    if open_ones:
+        close()
+    return passages
+
+
+def medical_passages(path: str, chance: random.Random) -> list[Passage]:
+    """Read questions and the beginnings of their answers, which nobody spoke."""
+    passages = []
+    for row in read_json_lines(Path(path)):
+        words = row["context"].split()[: chance.randint(20, 70)]
+        text = " ".join(words)
+        parts = tuple(part.strip() + "." for part in text.split(". ") if part.strip())
+        passages.append(Passage(text, parts or (text,), (row["question"],)))
+    return passages
+
+
+@torch.no_grad()
+def teach(teacher: Texts, words: Words, questions: list[str], passages: list[Passage]) -> Tensor:
+    """Score passages as `clsr search` would on the true words, (Q, N)."""
+    asked = teacher(questions)
+    whole = asked @ teacher([passage.true for passage in passages]).T  # (Q, N)
+    parts = [part for passage in passages for part in passage.sentences]
+    owner = torch.tensor([n for n, passage in enumerate(passages) for _ in passage.sentences])
+    owner = owner.to(asked.device).expand(len(questions), -1)
+    each = asked @ teacher(parts).T  # (Q, sentences)
+    best = torch.full_like(whole, -1.0).scatter_reduce(1, owner, each, "amax")
+    counted = torch.from_numpy(words.shares(questions, [passage.true for passage in passages])).to(whole)
+    return (1 - MOMENT_SHARE) * whole + MOMENT_SHARE * best + WORD_WEIGHT * counted
+
+
+def ranked_first(scores: Tensor, right: Tensor) -> float:
+    """Return the share of questions whose passage scores highest."""
+    return float((scores.argmax(dim=1) == right).float().mean())
+
+
+@torch.no_grad()
+def measure(student: Texts, pools: dict[str, list[Passage]]) -> dict[str, float]:
+    """Return R@1 by cosine in each pool, by its recognised words."""
+    found = {}
+    for name, passages in pools.items():
+        if not passages:
+            continue
+        questions = [question for passage in passages for question in passage.questions]
+        right = torch.tensor([n for n, passage in enumerate(passages) for _ in passage.questions])
+        scores = student(questions) @ student([passage.heard for passage in passages]).T
+        found[name] = ranked_first(scores.cpu(), right)
+    return found
+
+
+def listwise_loss(
+    student: Texts, passages: list[Passage], taught: Tensor, questions: list[str], right: Tensor, args
+) -> Tensor:
+    """Return the cross-entropy of the student's ranking against teacher and truth, mixed."""
+    scores = args.scale * student(questions) @ student([passage.heard for passage in passages]).T
+    target = args.teacher_share * (taught / args.teacher_temperature).softmax(dim=1)
+    target = target.scatter_add(1, right[:, None], torch.full_like(target[:, :1], 1 - args.teacher_share))
+    return -(target * scores.float().log_softmax(dim=1)).sum(dim=1).mean()
+
+
+def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, float]]:
+    """Train in place; return the curve."""
+    chance = random.Random(args.seed)
+    model = student.model
+    learned = []
+    for name, weight in model.text_model.named_parameters():
+        if "embeddings" not in name:
+            weight.requires_grad_(True)
+            learned.append(weight)
+    optimizer = torch.optim.AdamW(learned, lr=args.learning_rate, weight_decay=0.01)
+    warmup = max(args.steps // 10, 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda n: min((n + 1) / warmup, (args.steps - n) / max(args.steps - warmup, 1))
+    )
+    curve = []
+    for step in range(args.steps):
+        first = chance.randrange(max(len(data["train"]) - STRETCH, 1))
+        pools = [join(data["train"][first : first + STRETCH], chance)]
+        if data["medical"]:
+            pools.append(chance.sample(data["medical"], min(args.medical, len(data["medical"]))))
+        losses = []
+        for passages in pools:
+            questions = [question for passage in passages for question in passage.questions]
+            owners = [n for n, passage in enumerate(passages) for _ in passage.questions]
+            keep = sorted(chance.sample(range(len(questions)), min(args.questions, len(questions))))
+            questions = [questions[index] for index in keep]
+            right = torch.tensor([owners[index] for index in keep], device=model.device)
+            taught = teach(teacher, data["words"], questions, passages)
+            losses.append(listwise_loss(student, passages, taught, questions, right, args))
+        plain = chance.sample(data["plain"], min(args.plain_batch, len(data["plain"])))
+        with torch.no_grad():
+            own = teacher(plain)
+        losses.append(args.anchor_weight * (1 - (student(plain) * own).sum(dim=1)).mean())
+        loss = torch.stack(losses).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(learned, 1.0)
+        optimizer.step()
+        schedule.step()
+        if step % 10 == 0 or step == args.steps - 1:
+            curve.append({"step": step, "loss": float(loss.detach())})
+    return curve
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", default="default")
+    parser.add_argument("--squad", required=True, help="manifest of spoken sentences with questions")
+    parser.add_argument("--heard", required=True, help="folder of hear.py, with squad and squad-noisy")
+    parser.add_argument("--medquad", help="questions and answers that nobody spoke")
+    parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
+    parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
+    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--questions", type=int, default=400, help="of a step")
+    parser.add_argument("--medical", type=int, default=128, help="pairs of a step from medquad")
+    parser.add_argument("--plain_batch", type=int, default=96)
+    parser.add_argument("--learning_rate", type=float, default=2e-5)
+    parser.add_argument("--scale", type=float, default=20.0)
+    parser.add_argument("--teacher_share", type=float, default=0.5)
+    parser.add_argument("--teacher_temperature", type=float, default=0.05)
+    parser.add_argument("--anchor_weight", type=float, default=1.0)
+    parser.add_argument("--held_out_from", type=int, default=HELD_OUT_FROM)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+    torch.manual_seed(args.seed)
+    folder = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    processor = CLSRProcessor.from_pretrained(folder)
+    student, teacher = (
+        Texts(CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device), processor)
+        for _ in range(2)
+    )
+    for texts in (student, teacher):
+        texts.model.requires_grad_(False)
+    sentences = read_sentences(args.squad, Path(args.heard))
+    chance = random.Random(0)
+    medical = medical_passages(args.medquad, chance) if args.medquad else []
+    chance.shuffle(medical)
+    plain = [
+        utterance.text for path in (args.plain or "").split(",") if path for utterance in read_texts(path)
+    ]
+    data = {
+        "train": sentences[: args.held_out_from],
+        "medical": medical[500:],
+        "plain": plain,
+        "words": Words([sentence.true for sentence in sentences] + [passage.true for passage in medical]),
+    }
+    held_out = sentences[args.held_out_from :]
+    pools = {
+        "squad, clean": join(held_out, random.Random(0), 0),
+        "squad, noisy": join(held_out, random.Random(0), 1),
+    }
+    if medical:
+        pools["medquad"] = medical[:500]
+    start = time.perf_counter()
+    before = measure(student, pools)
+    weights = {
+        name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()
+    }
+    curve = train(student, teacher, data, args)
+    tuned = {name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()}
+    mixed = {}
+    for share in (0.25, 0.5, 0.75, 1.0):
+        student.model.text_model.load_state_dict(
+            {name: torch.lerp(weights[name].float(), tuned[name].float(), share) for name in weights}
+        )
+        mixed[str(share)] = measure(student, pools)
+    out = Path(args.out)
+    student.model.text_model.save_pretrained(out)
+    result = {"settings": vars(args), "before": before, "after": mixed, "curve": curve}
+    result["seconds"] = time.perf_counter() - start
+    (out / "dev.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(json.dumps({"before": before, "after": mixed, "loss": [curve[0], curve[-1]]}))
+
+
+if __name__ == "__main__":
+    main()
