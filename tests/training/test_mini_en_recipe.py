@@ -1,0 +1,244 @@
+"""The scripts of recipes/mini_en, on tiny models: labels, passages, the teacher, and each script run once."""
+
+import importlib
+import json
+import random
+import runpy
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.training.arguments import ModelArguments
+from modeling_clsr.training.build import build_model
+from tests.tiny_parts import tiny_parts
+from tests.training.tiny_runs import tone_rows
+
+RECIPE = Path(__file__).parents[2] / "recipes" / "mini_en"
+
+
+@pytest.fixture(autouse=True)
+def recipe_on_path(monkeypatch):
+    monkeypatch.syspath_prepend(str(RECIPE))
+
+
+def run(monkeypatch, script: str, *arguments) -> None:
+    monkeypatch.setattr(sys, "argv", [script, *map(str, arguments)])
+    runpy.run_path(str(RECIPE / script), run_name="__main__")
+
+
+@pytest.fixture
+def spoken(tmp_path) -> Path:
+    """Sixty spoken sentences, and what was heard of them: the same words, and in noise the first word lost."""
+    rows = tone_rows(tmp_path / "squad", 60)
+    numbered = [
+        json.dumps(
+            {"id": row.id, "audio": row.audio, "transcript": row.transcript, "question": row.question}
+        )[:-1]
+        + f', "context_id": "s-{number:06d}"}}'
+        for number, row in enumerate(rows)
+    ]
+    (tmp_path / "squad" / "manifest.jsonl").write_text("\n".join(numbered) + "\n")
+    (tmp_path / "heard").mkdir()
+    for name, cut in (("squad.0", 0), ("squad-noisy", 1)):
+        heard = [{"id": row.id, "text": " ".join(row.transcript.split()[cut:])} for row in rows]
+        (tmp_path / "heard" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("true", "heard", "label", "missed"),
+    [
+        ("WE CALL IT BEAR", "We call it bear.", "We call it bear.", 0.0),
+        ("the town of lourdes, france", "The town of Lord, France.", "The town of lourdes, France.", 0.2),
+        ("seen once", "", "Seen once", 1.0),
+    ],
+)
+def test_label_has_the_true_words_as_the_recogniser_spells_them(true, heard, label, missed):
+    assert importlib.import_module("labels").dress(true, heard) == (label, missed)
+
+
+def test_training_rows_leave_out_held_out_articles_and_misread_clips(spoken, monkeypatch):
+    labels = importlib.import_module("labels")
+    monkeypatch.setattr(labels, "HELD_OUT_FROM", 5)
+    squad = read_manifest(spoken / "squad" / "manifest.jsonl")
+    ocean = [
+        Row(id="right", audio="r.wav", transcript="MARK IS GOING"),
+        Row(id="wrong", audio="w.wav", transcript="MARK IS GOING"),
+        Row(id="unheard", audio="u.wav", transcript="MARK IS GOING"),
+    ]
+    heard = [{"id": "right", "text": "Mark is going."}, {"id": "wrong", "text": "A dark night."}]
+    (spoken / "heard" / "ocean.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
+    rows = list(labels.training_rows(squad, ocean, spoken / "heard"))
+    assert [row.context_id for row in rows[:-1]] == [f"s-{number:06d}" for number in range(5)]
+    assert (rows[-1].id, rows[-1].transcript, rows[-1].question) == (
+        "right",
+        "Mark is going.",
+        "Mark is going.",
+    )
+
+
+def test_passages_hold_each_sentence_once_in_order_with_its_questions():
+    text_side = importlib.import_module("text_side")
+    sentences = [
+        text_side.Sentence(f"word{n} " * 9, (f"clean{n}", f"noisy{n}"), (f"question{n}",) * (n % 3))
+        for n in range(40)
+    ]
+    passages = text_side.join(sentences, random.Random(3), version=1)
+    assert len(passages) > 5
+    assert [text for passage in passages for text in passage.sentences] == [entry.true for entry in sentences]
+    assert " ".join(passage.heard for passage in passages).split() == [f"noisy{n}" for n in range(40)]
+    for passage in passages:
+        own = {f"word{name.removeprefix('question')}" for name in passage.questions}
+        assert own <= set(passage.true.split())
+    mixed = " ".join(passage.heard for passage in text_side.join(sentences, random.Random(3)))
+    assert "clean" in mixed and "noisy" in mixed
+
+
+def test_words_agree_with_a_library():
+    bm25s = pytest.importorskip("bm25s", reason="the extra eval is not installed")
+    text_side = importlib.import_module("text_side")
+    draw = random.Random(1)
+    vocabulary = [f"w{number}" for number in range(30)]
+    passages = [" ".join(draw.choices(vocabulary, k=draw.randint(4, 20))) for _ in range(25)]
+    questions = [" ".join(draw.sample(vocabulary, 3)) for _ in range(10)]
+    found = text_side.Words(passages).shares(questions, passages)
+    library = bm25s.BM25(k1=1.5, b=0.75, method="lucene")
+    library.index([passage.split() for passage in passages], show_progress=False)
+    scores = np.stack([library.get_scores(question.split()) for question in questions])
+    np.testing.assert_allclose(found, scores / scores.max(axis=1, keepdims=True), atol=1e-5)
+
+
+def test_teacher_scores_as_search_does_and_loss_is_least_where_it_agrees(tiny_checkpoint):
+    text_side = importlib.import_module("text_side")
+    texts = text_side.Texts(
+        CLSRModel.from_pretrained(tiny_checkpoint), CLSRProcessor.from_pretrained(tiny_checkpoint)
+    )
+    passages = [
+        text_side.Passage("the sea", ("the sea.", "a road and a lamp."), ("which sea",)),
+        text_side.Passage("the bee", ("the bee.",), ()),
+    ]
+    words = text_side.Words([passage.true for passage in passages])
+    scores = text_side.teach(texts, words, ["which sea"], passages)
+    with torch.no_grad():
+        asked, whole, first, second = texts(
+            ["which sea", "the sea. a road and a lamp.", "the sea.", "a road and a lamp."]
+        )
+    best = max(float(asked @ first), float(asked @ second))
+    assert float(scores[0, 0]) == pytest.approx(0.5 * float(asked @ whole) + 0.5 * best + 0.2, abs=1e-5)
+
+    class Settings:
+        scale, teacher_share, teacher_temperature = 20.0, 1.0, 1.0
+
+    with torch.no_grad():
+        own = 20 * texts(["which sea"]) @ texts([passage.heard for passage in passages]).T
+        right = torch.tensor([0])
+        least, other = (
+            text_side.listwise_loss(texts, passages, taught, ["which sea"], right, Settings)
+            for taught in (own, own.flip(1) + torch.tensor([[1.0, 0.0]]))
+        )
+    entropy = -(own.softmax(1) * own.log_softmax(1)).sum()
+    assert float(least) == pytest.approx(float(entropy), abs=1e-5) and least < other
+
+
+def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
+    spoken, tiny_checkpoint, tmp_path, monkeypatch, capsys
+):
+    plain = tmp_path / "plain.txt"
+    plain.write_text("the sea and the road\na lamp\nthe bee\n")
+    for name, rate in (("slow", 1e-9), ("fast", 1e-2)):
+        run(
+            monkeypatch,
+            "text_side.py",
+            *("--checkpoint", tiny_checkpoint, "--squad", spoken / "squad" / "manifest.jsonl"),
+            *("--heard", spoken / "heard", "--plain", plain, "--out", tmp_path / name, "--steps", 12),
+            *("--held_out_from", 40, "--learning_rate", rate, "--anchor_weight", 0, "--device", "cpu"),
+        )
+    found = json.loads((tmp_path / "fast" / "dev.json").read_text())
+    assert found["curve"][-1]["loss"] < found["curve"][0]["loss"]
+    assert found["before"].keys() == {"squad, clean", "squad, noisy"} and set(found["after"]) == {
+        "0.25",
+        "0.5",
+        "0.75",
+        "1.0",
+    }
+    still = json.loads((tmp_path / "slow" / "dev.json").read_text())
+    assert still["after"]["1.0"] == still["before"]
+    assert (tmp_path / "fast" / "model.safetensors").is_file()
+    capsys.readouterr()
+    run(monkeypatch, "best_text.py", tmp_path / "slow" / "dev.json", tmp_path / "fast" / "dev.json")
+    means = {
+        name: max(np.mean(list(pools.values())) for pools in entry["after"].values())
+        for name, entry in (("slow", still), ("fast", found))
+    }
+    named = capsys.readouterr().out.split()
+    assert sorted(named) == ["fast", "slow"] and means[named[0]] == max(means.values())
+
+
+def test_clips_are_heard_once_each_and_shards_make_the_whole(tmp_path, tiny_checkpoint, monkeypatch):
+    tone_rows(tmp_path / "tones", 5)
+    soundfile.write(tmp_path / "noise1.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    manifest = f"tones={tmp_path / 'tones' / 'rows.jsonl'}"
+    common = ("--checkpoint", tiny_checkpoint, "--workers", 0, "--device", "cpu")
+    for shard in ("0/2", "1/2", "0/2"):
+        run(monkeypatch, "hear.py", manifest, *common, "--out", tmp_path / "halves", "--shard", shard)
+    run(monkeypatch, "hear.py", manifest, *common, "--out", tmp_path / "whole")
+    read_heard = importlib.import_module("labels").read_heard
+    whole = read_heard(tmp_path / "whole", "tones")
+    assert whole.keys() == {f"r{number}" for number in range(5)}
+    assert read_heard(tmp_path / "halves", "tones") == whole
+    lines = [len(file.read_text().splitlines()) for file in sorted((tmp_path / "halves").iterdir())]
+    assert lines == [3, 2]
+    noisy = ("--noise_dir", tmp_path, "--snr_db", "0,5")
+    run(monkeypatch, "hear.py", manifest, *common, *noisy, "--out", tmp_path / "noisy")
+    assert read_heard(tmp_path / "noisy", "tones").keys() == whole.keys()
+
+
+def test_weights_in_pieces_become_the_checkpoint_again_and_its_parts(tmp_path, tiny_checkpoint, monkeypatch):
+    data = (tiny_checkpoint / "model.safetensors").read_bytes()
+    for number, cut in enumerate((slice(0, 1000), slice(1000, None))):
+        (tmp_path / f"part{number}").write_bytes(data[cut])
+    run(
+        monkeypatch,
+        "assemble.py",
+        *(tmp_path / "part0", tmp_path / "part1", "--out", tmp_path / "model.safetensors"),
+    )
+    assert (tmp_path / "model.safetensors").read_bytes() == data
+    for part in ("speech", "text"):
+        (tmp_path / "companions" / part).mkdir(parents=True)
+        (tmp_path / "companions" / part / "note.txt").write_text(part)
+    run(
+        monkeypatch,
+        "parts.py",
+        *(tiny_checkpoint, "--companions", tmp_path / "companions", "--out", tmp_path / "parts"),
+    )
+    for part in ("speech", "text"):
+        assert (tmp_path / "parts" / part / "model.safetensors").is_file()
+        assert (tmp_path / "parts" / part / "note.txt").read_text() == part
+
+
+def test_parallel_decoder_is_built_from_whisper_by_name_alone(tmp_path):
+    """As nar.yaml asks for it: the sizes are those of the recogniser's own decoder."""
+    parts = tiny_parts("whisper", tmp_path)
+    for part, tokenizer, name in (
+        (parts.speech, parts.speech_tokenizer, "speech"),
+        (parts.text, parts.text_tokenizer, "text"),
+    ):
+        part.save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+    args = ModelArguments(
+        speech=str(tmp_path / "speech"),
+        text=str(tmp_path / "text"),
+        decoder_type="whisper",
+        predictor_type="cif",
+        adaptor_type="vq",
+    )
+    built = build_model(args, [])
+    assert built.model.config.decoder_config.decoder_layers == parts.speech.config.decoder_layers
+    own = parts.speech.model.decoder.layers[0].fc1.weight
+    assert torch.equal(built.model.speech_model.decoder.layers[0].fc1.weight, own)
