@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from labels import HELD_OUT_FROM, read_heard, sentence_number
 from torch import Tensor
+from tqdm import tqdm
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.manifest import read_manifest
@@ -220,7 +221,7 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
         optimizer, lambda n: min((n + 1) / warmup, (args.steps - n) / max(args.steps - warmup, 1))
     )
     curve = []
-    for step in range(args.steps):
+    for step in tqdm(range(args.steps), unit="step", desc="text"):
         first = chance.randrange(max(len(data["train"]) - STRETCH, 1))
         pools = [join(data["train"][first : first + STRETCH], chance)]
         if data["medical"]:
