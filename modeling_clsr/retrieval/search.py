@@ -20,8 +20,8 @@ MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
 WORD_WEIGHT = 0.2  # of the words' score, as a share of the best one, beside the cosines; see docs/search.md
-NUM_PROBES = 20  # partitions of the vector index that are searched
-REFINE_FACTOR = 2  # times the rows wanted, whose stored vectors are then compared
+NUM_PROBES = 10  # partitions of the vector index that are searched
+REFINE_FACTOR = 1  # times the rows wanted, whose stored vectors are then compared
 HIT_COLUMNS = ["source", "path", "recorded", "start_s", "end_s", "transcript", "words", "window_vectors"]
 SEARCH_TRIES = 5  # while another process rewrites the rows that were found
 
