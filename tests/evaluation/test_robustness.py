@@ -7,14 +7,8 @@ import numpy as np
 import pytest
 
 from modeling_clsr.data.audio import load_audio
-from modeling_clsr.evaluation.robustness import (
-    CONDITIONS,
-    TEST_NOISES,
-    TEST_ROOMS,
-    Condition,
-    degrade,
-    evaluate_robustness,
-)
+from modeling_clsr.evaluation.conditions import CONDITIONS, TEST_NOISES, TEST_ROOMS, Condition, degrade
+from modeling_clsr.evaluation.robustness import evaluate_robustness
 from modeling_clsr.evaluation.robustness_report import draw_robustness, robustness_table
 from modeling_clsr.evaluation.sets import Question
 from modeling_clsr.evaluation.systems import Scored
