@@ -46,9 +46,8 @@ def write_stamped(path: str | Path, figures: dict[str, Any], stamp: dict[str, An
 
 def make_stamp() -> dict[str, Any]:
     """Return command, time, commit, versions and machine of this run."""
-    script, *arguments = sys.argv
     return {
-        "command": " ".join([Path(script).name, *arguments]),
+        "command": " ".join([Path(sys.argv[0]).name, *map(_without_folders, sys.argv[1:])]),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         "commit": _git("rev-parse", "HEAD"),
         "uncommitted_changes": bool(_git("status", "--porcelain", "--untracked-files=no", *CODE)),
@@ -58,6 +57,11 @@ def make_stamp() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "threads": torch.get_num_threads(),
     }
+
+
+def _without_folders(word: str) -> str:
+    """Name an absolute path by its last part: the folders of one machine say nothing on another."""
+    return Path(word).name if Path(word).is_absolute() else word
 
 
 def _git(*arguments: str) -> str | None:

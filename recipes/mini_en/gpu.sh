@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the trained parts of clsr-mini-en on one GPU with 16 cores, in some ten minutes:
+# Makes the trained parts of clsr-mini-en on one GPU with 16 cores:
 #   bash recipes/mini_en/gpu.sh WORK OUT
 # WORK holds checkpoint/ (clsr-base-en), parts/ (the files beside the weights of its two parts), noise/ (training),
 # testnoise/, text/, ocean.jsonl with its clips, real-mix/ and mini/ (the sets), and squad/, which may still be spoken
