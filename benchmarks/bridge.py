@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from modeling_clsr.data.manifest import Row, read_manifest
-from modeling_clsr.evaluation.benchmark_set import Question, read_questions
+from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines, read_questions
 from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.scoring import EncodeTexts, score_texts, sentence_encoder
@@ -38,7 +38,7 @@ def arms_of(folder: Path) -> dict[str, list[Path]]:
 
 def read_texts(file: Path, passages: list[Row]) -> list[str]:
     """Return what was heard of each passage."""
-    heard = {entry["id"]: entry["text"] for entry in map(json.loads, file.read_text("utf-8").splitlines())}
+    heard = {entry["id"]: entry["text"] for entry in read_json_lines(file)}
     missing = [passage.id for passage in passages if passage.id not in heard]
     if missing:
         raise ValueError(

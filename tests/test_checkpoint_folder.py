@@ -1,15 +1,12 @@
 """The checkpoint folder: complete, equal after loading, and loadable where the package is not installed."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 
+from .clean_process import run_clean
 from .tiny_parts import noise_clips, tiny_parts
 
 FOREIGN = """
@@ -58,21 +55,8 @@ def test_folder_loads_where_the_package_is_not_installed(saved, tmp_path):
         "transcripts": [transcript.text for transcript in output.transcripts],
     }
     torch.save(case, folder / "case.pt")
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": "",
-    }
     copy = tmp_path / "copy"
-    done = subprocess.run(
-        [sys.executable, "-c", FOREIGN, str(folder), str(copy)],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-    )
+    done = run_clean(FOREIGN, folder, copy, cwd=tmp_path, modules=tmp_path / "modules")
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip() == "equal"
     assert {file.name for file in copy.iterdir()} == {file.name for file in folder.iterdir()} - {"case.pt"}
@@ -124,25 +108,6 @@ def test_training_mode_is_off_after_from_pretrained_parts(tmp_path):
     assert not tiny_parts("whisper", tmp_path).model().training
 
 
-def bare(code, *arguments, cwd, modules):
-    """Run code where the package is not installed."""
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(modules),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": "",
-    }
-    return subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        cwd=cwd,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-
-
 @pytest.mark.slow
 def test_trainers_checkpoint_loads_where_the_package_is_not_installed(tmp_path):
     from tests.training.tiny_runs import tone_rows, trainer, whisper_parts
@@ -169,14 +134,14 @@ model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(sys.argv[1], trust_remote_code=True)
 print(model.get_text_features(**processor(text="a bee")).pooler_output.shape[1])
 """
-    done = bare(code, tmp_path / "out" / "checkpoint-1", cwd=tmp_path, modules=tmp_path / "modules")
+    done = run_clean(code, tmp_path / "out" / "checkpoint-1", cwd=tmp_path, modules=tmp_path / "modules")
     assert done.stdout.strip() == "32", done.stderr
 
 
 @pytest.mark.slow
 def test_working_inside_a_checkpoint_folder_fails_clearly_or_works_whole(tiny_checkpoint, tmp_path):
     """There `import modeling_clsr` finds the flat file, which is no package; loading by `.` works all the same."""
-    done = bare("import modeling_clsr", cwd=tiny_checkpoint, modules=tmp_path / "modules")
+    done = run_clean("import modeling_clsr", cwd=tiny_checkpoint, modules=tmp_path / "modules")
     assert done.returncode != 0
     assert "attempted relative import with no known parent package" in done.stderr
     code = """
@@ -185,5 +150,5 @@ model = AutoModel.from_pretrained(".", trust_remote_code=True)
 processor = AutoProcessor.from_pretrained(".", trust_remote_code=True)
 print(model.get_text_features(**processor(text="a bee")).pooler_output.shape[1])
 """
-    done = bare(code, cwd=tiny_checkpoint, modules=tmp_path / "modules")
+    done = run_clean(code, cwd=tiny_checkpoint, modules=tmp_path / "modules")
     assert done.stdout.strip() == "32", done.stderr

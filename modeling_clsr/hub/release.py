@@ -42,11 +42,8 @@ RELEASES = Path(__file__).parents[2] / "checkpoints"  # of a clone, or of what `
 RECIPE_FILE = "build.json"
 CARD_FILE = "README.md"
 WEIGHTS_FILE = "model.safetensors"
-SUB_CONFIGS = (
-    "speech_config",
-    "text_config",
-    "decoder_config",
-)  # what they say stands in the weights' shapes
+# What they say stands in the weights' shapes.
+SUB_CONFIGS = ("speech_config", "text_config", "decoder_config")
 
 
 def find_release(name: str) -> Path:

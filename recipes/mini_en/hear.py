@@ -21,6 +21,7 @@ from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.augmentation import Augmentation, load_noises
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.data.sampler import length_batches
+from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.conditions import CONDITIONS, degrade
 from modeling_clsr.hub.build import default_checkpoint
 
@@ -112,8 +113,7 @@ def main() -> None:
                 rows = degrade(clips, condition, Path(args.noise_dir), Path(args.degraded) / name)
             label = name if condition.name == "clean" else f"{name}-{condition.name.replace(' ', '')}"
             file = out / (f"{label}.jsonl" if shards == 1 else f"{label}.{shard}.jsonl")
-            lines = file.read_text(encoding="utf-8").splitlines() if file.is_file() else []
-            known = {json.loads(line)["id"] for line in lines}
+            known = {entry["id"] for entry in read_json_lines(file)} if file.is_file() else set()
             todo = [row for row in rows if row.id not in known]
             with file.open("a", encoding="utf-8") as target:
                 for heard in hear(model, Batches(todo, processor, augment), label, args.workers):

@@ -8,7 +8,6 @@ that it heard rightly keeps its own spelling and punctuation; the others are tau
 """
 
 import argparse
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,6 +15,7 @@ from difflib import SequenceMatcher
 from pathlib import Path
 
 from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
+from modeling_clsr.evaluation.benchmark_set import read_json_lines
 
 HELD_OUT_FROM = 3800  # sentences of the last articles that are spoken; on them settings are chosen
 MAX_DURATION_S = 15.0  # bounds what a batch needs of a GPU's memory; few sentences are longer
@@ -60,7 +60,7 @@ def read_heard(folder: Path, name: str) -> dict[str, str]:
     return {
         entry["id"]: entry["text"]
         for file in sorted([*folder.glob(f"{name}.jsonl"), *folder.glob(f"{name}.[0-9]*.jsonl")])
-        for entry in map(json.loads, file.read_text(encoding="utf-8").splitlines())
+        for entry in read_json_lines(file)
     }
 
 

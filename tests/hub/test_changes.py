@@ -1,9 +1,6 @@
 """Changes and releases: exact, small, the same everywhere, and built whole or not at all."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -27,6 +24,7 @@ from modeling_clsr.hub.changes import (
 )
 from modeling_clsr.hub.export import NEEDED
 from modeling_clsr.hub.release import build_release, find_release, freeze_release
+from tests.clean_process import run_clean
 from tests.tiny_parts import tiny_parts
 
 FOREIGN = """
@@ -321,21 +319,7 @@ def test_release_is_found_by_path_and_a_wrong_name_is_one_line(release, capsys):
 def test_built_release_loads_where_the_package_is_not_installed(release, tiny_checkpoint, tmp_path):
     pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
     folder = build_release(release, tmp_path / "built", tiny_checkpoint)
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": "",
-    }
-    done = subprocess.run(
-        [sys.executable, "-c", FOREIGN, str(folder)],
-        cwd=tmp_path,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = run_clean(FOREIGN, folder, cwd=tmp_path, modules=tmp_path / "modules")
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("0.5 [")
 

@@ -4,7 +4,6 @@ import base64
 import importlib.util
 import io
 import json
-import os
 import subprocess
 import sys
 import urllib.error
@@ -18,6 +17,7 @@ import torch
 from huggingface_hub import ModelCard
 
 from modeling_clsr import CLSRModel, CLSRProcessor
+from tests.clean_process import clean_environment
 from tests.tiny_parts import noise_clips
 
 # As Hugging Face's toolkit does, it loads handler.py by its path, makes {"inputs": bytes} of an audio body and of JSON
@@ -156,16 +156,10 @@ def test_wrong_request_is_named(handler, data, message):
 def endpoint(tiny_checkpoint, tmp_path_factory):
     """Address of the service, in a process where the package is not installed."""
     folder = tmp_path_factory.mktemp("endpoint")
-    environment = os.environ | {
-        "HF_HUB_OFFLINE": "1",
-        "HF_MODULES_CACHE": str(folder / "modules"),
-        "OMP_NUM_THREADS": "1",
-        "PYTHONPATH": "",
-    }
     process = subprocess.Popen(
         [sys.executable, "-c", SERVICE, str(tiny_checkpoint)],
         cwd=folder,
-        env=environment,
+        env=clean_environment(folder / "modules"),
         stdout=subprocess.PIPE,
         text=True,
     )
