@@ -11,6 +11,7 @@ import sys
 import tempfile
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any
 
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
@@ -43,9 +44,8 @@ def default_checkpoint() -> Path:
                 "set it to a checkpoint folder or unset it"
             )
         return Path(chosen).expanduser()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "clsr" / f"{NAME}-{_package_version()}"
-    if _read_stamp(folder) != _stamp():
+    folder = cache_folder(NAME)
+    if read_stamp(folder) != code_stamp():
         sys.stderr.write(f"clsr: building the default checkpoint in {folder}, once\n")
         _build(folder, None, None)
     return folder
@@ -68,10 +68,32 @@ def build_default_checkpoint(
         FileExistsError: the folder holds files.
         ImportError: a package of the extra "parts" is not installed.
     """
+    return _build(free_folder(folder), speech, text)
+
+
+def cache_folder(name: str) -> Path:
+    """Return where a checkpoint of this name is cached, whether or not it is there."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "clsr" / f"{name}-{_package_version()}"
+
+
+def free_folder(folder: str | Path) -> Path:
+    """Return the absolute path of a folder to write.
+
+    Raises:
+        FileExistsError: it holds files, or is one.
+    """
     folder = Path(folder).absolute()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise FileExistsError(f"{folder} exists and is not an empty folder; choose another one or remove it")
-    return _build(folder, speech, text)
+    return folder
+
+
+def move_into_place(stage: Path, folder: Path) -> None:
+    """Put a finished checkpoint where another may be; `stage` lies in a temporary folder beside it."""
+    if folder.exists():
+        folder.rename(stage.with_name("replaced"))
+    stage.rename(folder)
 
 
 def _build(folder: Path, speech: str | Path | None, text: str | Path | None) -> Path:
@@ -90,12 +112,10 @@ def _build(folder: Path, speech: str | Path | None, text: str | Path | None) -> 
         export_checkpoint(model, processor, stage, CARD if is_default else None)
         if is_default:
             shutil.copyfile(CALIBRATION, stage / DOUBT_FILE)
-            (stage / STAMP_FILE).write_text(json.dumps(_stamp(), indent=2) + "\n", encoding="utf-8")
-            if _read_stamp(folder) == _stamp():  # another process was faster
+            (stage / STAMP_FILE).write_text(json.dumps(code_stamp(), indent=2) + "\n", encoding="utf-8")
+            if read_stamp(folder) == code_stamp():  # another process was faster
                 return folder
-        if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        stage.rename(folder)
+        move_into_place(stage, folder)
     return folder
 
 
@@ -103,7 +123,7 @@ def _origin(part: str | Path) -> str:
     return Path(part).absolute().name if Path(part).is_dir() else str(part)
 
 
-def _stamp() -> dict[str, str]:
+def code_stamp() -> dict[str, str]:
     """Return what the checkpoint depends on: the version, and the code that is shipped with it or builds it."""
     hub = Path(__file__).parent
     sources = [
@@ -122,7 +142,8 @@ def _stamp() -> dict[str, str]:
     return {"modeling_clsr": _package_version(), "code_sha256": digest.hexdigest()}
 
 
-def _read_stamp(folder: Path) -> dict[str, str] | None:
+def read_stamp(folder: Path) -> dict[str, Any] | None:
+    """Return what a built checkpoint says it was made of; None if it says nothing."""
     file = folder / STAMP_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 

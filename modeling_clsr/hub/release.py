@@ -7,7 +7,6 @@ Enters: a release folder with `changes-*.safetensors`, `build.json`, the card an
 """
 
 import json
-import os
 import shutil
 import sys
 import tempfile
@@ -23,7 +22,16 @@ from torch import Tensor
 from ..configuration_clsr import CLSRConfig
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
-from .build import NAME, STAMP_FILE, _stamp, build_default_checkpoint
+from .build import (
+    NAME,
+    STAMP_FILE,
+    build_default_checkpoint,
+    cache_folder,
+    code_stamp,
+    free_folder,
+    move_into_place,
+    read_stamp,
+)
 from .changes import (
     FILES,
     REPORT_FILE,
@@ -78,9 +86,8 @@ def cached_release(release: str | Path) -> Path:
         ValueError: see `build_release`.
     """
     stamp = _release_stamp(Path(release))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    folder = cache / "clsr" / f"{stamp['name']}-{stamp['modeling_clsr']}"
-    if not (folder / STAMP_FILE).is_file() or _read_json(folder / STAMP_FILE) != stamp:
+    folder = cache_folder(stamp["name"])
+    if read_stamp(folder) != stamp:
         sys.stderr.write(f"clsr: building {stamp['name']} in {folder}, once\n")
         _build(Path(release), folder, None)
     return folder
@@ -102,10 +109,7 @@ def build_release(release: str | Path, folder: str | Path, base: str | Path | No
         ImportError: a package of the extra "parts" is not installed.
         ValueError: the weights of the base or those built have another SHA-256 than `build.json` says.
     """
-    folder = Path(folder).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not an empty folder; choose another one or remove it")
-    return _build(Path(release), folder, base)
+    return _build(Path(release), free_folder(folder), base)
 
 
 def _build(release: Path, folder: Path, base: str | Path | None) -> Path:
@@ -119,9 +123,7 @@ def _build(release: Path, folder: Path, base: str | Path | None) -> Path:
         _check_sha256(stage, recipe["sha256"], release, "the versions that its stamp names")
         stamp = json.dumps(_release_stamp(release), indent=2) + "\n"
         (stage / STAMP_FILE).write_text(stamp, encoding="utf-8")
-        if folder.exists():
-            folder.rename(Path(temporary) / "replaced")
-        stage.rename(folder)
+        move_into_place(stage, folder)
     return folder
 
 
@@ -196,7 +198,7 @@ def _companions(release: Path) -> list[Path]:
 def _release_stamp(release: Path) -> dict[str, Any]:
     """Return what a built checkpoint depends on: the recipe, the code and the files that are copied."""
     copied = {file.name: file_sha256(file) for file in _companions(release)}
-    return _read_json(release / RECIPE_FILE) | _stamp() | {"copied_sha256": copied}
+    return _read_json(release / RECIPE_FILE) | code_stamp() | {"copied_sha256": copied}
 
 
 def _change_settings(folder: Path, settings: Mapping[str, Any]) -> None:
