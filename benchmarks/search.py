@@ -30,8 +30,9 @@ from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.index import SpeechIndex
 from modeling_clsr.retrieval.moments import split_sentences
-from modeling_clsr.retrieval.schema import IndexMetadata, create_table, open_table, pack_windows, row_id
-from modeling_clsr.retrieval.search import POOL, Query, nearest_rows, search_table, worded_rows
+from modeling_clsr.retrieval.reader import TableReader, wait
+from modeling_clsr.retrieval.schema import IndexMetadata, create_table, pack_windows, row_id
+from modeling_clsr.retrieval.search import POOL, Query, search_table
 
 SIZES = (10_000, 100_000, 1_000_000)
 PASSAGE_S = 15.0  # of audio in one passage, for bytes per hour
@@ -131,11 +132,11 @@ def maintain(uri: str) -> dict:
 
 def measure(uri: str, questions: np.ndarray, texts: list[str], tenths: np.ndarray) -> dict:
     """Return latencies, recall@10 (of the rows found, those as near as the exact tenth), and memory."""
-    table, _ = open_table(uri)
+    table = TableReader(uri)
     asked = [Query(text, vector) for text, vector in zip(texts, questions, strict=True)]
-    nearest, times = timed(lambda query: nearest_rows(table, query.vector, POOL), asked)
+    nearest, times = timed(lambda query: wait(table.nearest(query.vector, POOL)), asked)
     figures = {"nearest": times}
-    figures["worded"] = timed(lambda query: worded_rows(table, query.text, POOL), asked)[1]
+    figures["worded"] = timed(lambda query: wait(table.worded(query.text, POOL)), asked)[1]
     figures["search"] = timed(lambda query: search_table(table, query), asked)[1]
     right = [
         sum(cosine >= tenth - ROUNDING for cosine in list(found.values())[:K]) / K

@@ -6,6 +6,7 @@ A recording enters the table in one commit, after its last passage, so that no c
 import time
 from collections.abc import Callable, Iterable, Sequence
 from datetime import date, timedelta
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from ..hub.build import default_checkpoint
 from .encoder import Encoder
 from .indexing import AddReport, Recording, absolute, changed_recordings, encode_recordings
 from .progress import AudioBar
+from .reader import TableReader
 from .schema import IndexMetadata, create_table, open_table, pa, quoted
 from .search import Hit, Query, row_condition, search_table
 
@@ -40,6 +42,10 @@ class SpeechIndex:
         self.metadata = metadata
         self._encoder = encoder
         self._table = table
+
+    @cached_property
+    def _reader(self) -> TableReader:
+        return TableReader(self.uri)
 
     @classmethod
     def create(cls, uri: str | Path, encoder: Encoder, cut: Cutting | None = None) -> "SpeechIndex":
@@ -283,7 +289,7 @@ class SpeechIndex:
         hits = []
         if self._table.count_rows():
             query = self._query(question)
-            hits = search_table(self._table, query, k, mode, condition, self.encoder.doubt)
+            hits = search_table(self._reader, query, k, mode, condition, self.encoder.doubt)
         if not hits:  # only now asked why, as it takes longer than a search
             filters = {"file": file, "exclude": exclude, "after": after, "before": before}
             self._check_not_empty(condition, filters)

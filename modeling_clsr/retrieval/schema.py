@@ -206,6 +206,12 @@ def connect(uri: str) -> lancedb.DBConnection:
     return lancedb.connect(uri, read_consistency_interval=timedelta(0))
 
 
+async def open_async_table(uri: str) -> lancedb.AsyncTable:
+    """Open the table of an index that is there, for coroutines."""
+    connection = await lancedb.connect_async(uri, read_consistency_interval=timedelta(0))
+    return await connection.open_table(TABLE)
+
+
 def describe(cut: Cutting) -> str:
     """Write settings for people.
 

@@ -4,30 +4,24 @@ Enters: a table, an encoder, a question. Leaves: `Hit`s, best first, each with i
 vectors ("dense"), by the words that were heard ("text"), or by both ("hybrid").
 """
 
+import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
-from typing import Any
 
 import numpy as np
-from lancedb.query import MatchQuery
 
 from ..transcript_clsr import Word
 from .doubt import Doubt, Evidence
 from .moments import Moment, character_spans, find_moments
+from .reader import RowsMovedError, TableReader, wait
 from .schema import quoted, unpack_windows
 
 MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
 WORD_WEIGHT = 0.2  # of the words' score, as a share of the best one, beside the cosines; see docs/search.md
-NUM_PROBES = 10  # partitions of the vector index that are searched
-REFINE_FACTOR = 1  # times the rows wanted, whose stored vectors are then compared
 HIT_COLUMNS = ["source", "path", "recorded", "start_s", "end_s", "transcript", "words", "window_vectors"]
 SEARCH_TRIES = 5  # while another process rewrites the rows that were found
-
-
-class RowsMovedError(RuntimeError):
-    """Rows were rewritten by another process between being found and being read."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +69,7 @@ class Query:
 
 
 def search_table(
-    table: Any,
+    table: TableReader,
     query: Query,
     k: int = 5,
     mode: str = "hybrid",
@@ -89,7 +83,7 @@ def search_table(
     mean, and 0.2 times the share of the best BM25 score. Hits of one recording that overlap are merged.
 
     Args:
-        table: LanceDB table of `row_schema`.
+        table: of the index.
         query: the question.
         k: number of hits.
         mode: one of `MODES`.
@@ -112,7 +106,7 @@ def search_table(
     count_words = mode != "dense" or doubt is not None  # which judges by the words, too
     for tries_left in reversed(range(SEARCH_TRIES)):
         try:
-            rows, best = _candidates(table, query, count, mode, condition, count_words)
+            rows, best = wait(_candidates(table, query, count, mode, condition, count_words))
             break
         except RowsMovedError:
             if not tries_left:
@@ -120,7 +114,7 @@ def search_table(
     hits = [replace(hit, score=_score(hit.evidence, mode, best)) for hit in _hits(rows, query)]
     ranked = merge_overlapping(sorted(hits, key=lambda hit: -hit.score))
     if doubt is not None and ranked:
-        chances = doubt.probabilities(ranked, table.count_rows())  # among all, whatever k is
+        chances = doubt.probabilities(ranked, wait(table.count()))  # among all, whatever k is
         ranked = [replace(hit, probability=chance) for hit, chance in zip(ranked, chances, strict=True)]
     return ranked[:k]
 
@@ -209,91 +203,46 @@ def _joined(better: Hit, other: Hit) -> Hit:
     )
 
 
-def nearest_rows(
-    table: Any, vector: np.ndarray, count: int, condition: str | None = None
-) -> dict[int, float]:
-    """Find the rows whose vectors are nearest.
-
-    Args:
-        table: LanceDB table of `row_schema`; with a vector index, or without one, then exact.
-        vector: (D,) unit vector.
-        count: of rows.
-        condition: filter on the rows.
-
-    Returns:
-        The cosine of each row by its LanceDB row id, which `fetch_rows` takes; nearest first.
-    """
-    found = table.search(vector, vector_column_name="vector").distance_type("cosine").limit(count)
-    found = found.nprobes(NUM_PROBES).refine_factor(REFINE_FACTOR)
-    return {row: 1 - distance for row, distance in _run(found, "_distance", condition).items()}
-
-
-def worded_rows(table: Any, text: str, count: int, condition: str | None = None) -> dict[int, float]:
-    """Find the rows that say words of a text: BM25 by row id, best first. Arguments as `nearest_rows`."""
-    words: Any = MatchQuery(text, "transcript")  # type: ignore[call-arg] # pydantic's defaults
-    return _run(table.search(words, query_type="fts").limit(count), "_score", condition)
-
-
-def _run(found: Any, column: str, condition: str | None) -> dict[int, float]:
-    """Return one number of each row, and read nothing else: timed words take longer to read than to find."""
-    if condition:
-        found = found.where(condition, prefilter=True)
-    numbers = found.select([column]).with_row_id(True).to_arrow()
-    return dict(zip(numbers["_rowid"].to_pylist(), numbers[column].to_pylist(), strict=True))
-
-
-def fetch_rows(table: Any, rows: list[int], columns: list[str]) -> list[dict]:
-    """Read rows that a search has found.
-
-    Args:
-        table: that was searched.
-        rows: their row ids.
-        columns: to read.
-
-    Returns:
-        A dict of the columns for each row, in the order of `rows`.
-
-    Raises:
-        RowsMovedError: another process has rewritten rows since, which gives them new ids.
-    """
-    if not rows:
-        return []
-    taken = table.take_row_ids(rows).with_row_id().select(columns).to_list()
-    found = {row.pop("_rowid"): row for row in taken}
-    if len(found) < len(rows):
-        raise RowsMovedError(f"{len(rows) - len(found)} of {len(rows)} rows have moved; search again")
-    return [found[row] for row in rows]
-
-
-def _candidates(
-    table: Any, query: Query, count: int, mode: str, condition: str | None, count_words: bool
+async def _candidates(
+    table: TableReader, query: Query, count: int, mode: str, condition: str | None, count_words: bool
 ) -> tuple[list[dict], float]:
     """Return at most `count` rows that may be hits, and the best BM25 score of all rows.
 
     The rows have a `cosine` and a `bm25` each, and are ordered by these, which are known before the moments.
     """
-    bm25 = worded_rows(table, query.text, count, condition) if count_words else {}
+    bm25, cosines = await asyncio.gather(
+        table.worded(query.text, count, condition) if count_words else _nothing(),
+        table.nearest(query.vector, count, condition) if mode != "text" else _nothing(),
+    )
     best = max(bm25.values(), default=0.0)
-    cosines = nearest_rows(table, query.vector, count, condition) if mode != "text" else {}
     worded, nearest = list(bm25), list(cosines)
-    unscored = [row for row in nearest if row not in bm25] if worded else []
-    if unscored:
-        bm25 |= worded_rows(table, query.text, len(unscored), f"_rowid IN ({', '.join(map(str, unscored))})")
     rows = {"text": worded, "dense": nearest, "hybrid": list(cosines | bm25)}[mode]
     unmeasured = [row for row in rows if row not in cosines]
-    for row, fetched in zip(unmeasured, fetch_rows(table, unmeasured, ["vector"]), strict=True):
-        cosines[row] = float(np.asarray(fetched["vector"], dtype=np.float32) @ query.vector)
+    unscored = [row for row in nearest if row not in bm25] if worded else []
+    more, fetched = await asyncio.gather(
+        table.worded(query.text, len(unscored), f"_rowid IN ({', '.join(map(str, unscored))})")
+        if unscored
+        else _nothing(),
+        table.fetch(unmeasured, ["vector"]),
+    )
+    bm25 |= more
+    for row, stored in zip(unmeasured, fetched, strict=True):
+        cosines[row] = float(np.asarray(stored["vector"], dtype=np.float32) @ query.vector)
     order = {
         "text": lambda row: bm25[row],
         "dense": lambda row: cosines[row],
         "hybrid": lambda row: cosines[row] + _word_share(bm25.get(row, 0.0), best),
     }[mode]
     chosen = sorted(rows, key=order, reverse=True)[:count]
-    fetched_rows = fetch_rows(table, chosen, HIT_COLUMNS)
+    found = await table.fetch(chosen, HIT_COLUMNS)
     return [
-        fetched | {"cosine": cosines[row], "bm25": bm25.get(row, 0.0)}
-        for row, fetched in zip(chosen, fetched_rows, strict=True)
+        stored | {"cosine": cosines[row], "bm25": bm25.get(row, 0.0)}
+        for row, stored in zip(chosen, found, strict=True)
     ], best
+
+
+async def _nothing() -> dict[int, float]:
+    return {}
 
 
 def _score(evidence: Evidence, mode: str, best: float) -> float:

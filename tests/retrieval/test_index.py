@@ -12,8 +12,8 @@ import soundfile
 
 from modeling_clsr.data.passages import CutSettings, FixedWindows
 from modeling_clsr.retrieval import IndexMismatchError, SpeechIndex
+from modeling_clsr.retrieval.reader import TableReader, wait
 from modeling_clsr.retrieval.schema import IndexMetadata, create_table
-from modeling_clsr.retrieval.search import nearest_rows
 
 from .conftest import write_recording
 from .known_clips import KnownClips
@@ -310,5 +310,5 @@ def test_vector_index_finds_the_nearest_at_any_width(tmp_path, dim, monkeypatch)
     SpeechIndex(str(tmp_path / "index"), table, metadata).maintain()
     assert [found.name for found in table.list_indices()].count("vector_400") == 1
     tenth = np.sort(vectors @ vectors[7])[-10]
-    found = list(nearest_rows(table, vectors[7], 10).values())
+    found = list(wait(TableReader(str(tmp_path / "index")).nearest(vectors[7], 10)).values())
     assert found[0] == pytest.approx(1.0, abs=1e-5) and sum(cosine > tenth - 1e-5 for cosine in found) >= 9

@@ -1,5 +1,6 @@
 """Search: by vectors, by words, by both; filters, spoken questions, merged neighbours."""
 
+import asyncio
 from datetime import UTC, date, datetime
 
 import numpy as np
@@ -8,9 +9,9 @@ import pytest
 from modeling_clsr import Word
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import SpeechIndex
-from modeling_clsr.retrieval import search as search_module
 from modeling_clsr.retrieval.doubt import Doubt, Evidence
 from modeling_clsr.retrieval.moments import Moment
+from modeling_clsr.retrieval.reader import TableReader
 from modeling_clsr.retrieval.search import Hit, glob_condition, merge_overlapping
 
 from .conftest import write_talks
@@ -94,16 +95,19 @@ def test_rows_that_another_process_rewrites_during_a_search_are_searched_again(t
     index = SpeechIndex.create(tmp_path / "index", KnownClips(clips))
     index.add([tmp_path / "talks"])
     before = {(hit.source, hit.start_s, hit.transcript) for hit in index.search("printing art", k=50)}
-    find, moves = search_module.nearest_rows, []
+    find, moves = TableReader.nearest, []
 
-    def find_then_move(table, *args):
-        found = find(table, *args)
+    def move():
+        index._table.merge_insert("id").when_matched_update_all().execute(index._table.to_arrow())
+
+    async def find_then_move(*args):
+        found = await find(*args)
         if len(moves) < 2:
-            table.merge_insert("id").when_matched_update_all().execute(table.to_arrow())
+            await asyncio.to_thread(move)
             moves.append(found)
         return found
 
-    monkeypatch.setattr(search_module, "nearest_rows", find_then_move)
+    monkeypatch.setattr(TableReader, "nearest", find_then_move)
     after = {(hit.source, hit.start_s, hit.transcript) for hit in index.search("printing art", k=50)}
     assert after == before and len(after) == len(index)
     assert len(moves) == 2 and not moves[0].keys() & moves[1].keys()
