@@ -113,8 +113,8 @@ class Words:
         return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-6)
 
 
-def read_sentences(manifest: str, heard: Path) -> list[Sentence]:
-    """Read the spoken sentences in the order of their text, with what was heard of each."""
+def read_sentences(manifest: str, heard: Path, texts: str | None = None) -> list[Sentence]:
+    """Read the spoken sentences in the order of their text, with what was heard of each; of `texts` all the others."""
     rows = read_manifest(manifest)
     names = [name for name in ("squad", "squad-noisy") if read_heard(heard, name)]
     versions = [read_heard(heard, name) for name in names]
@@ -125,6 +125,8 @@ def read_sentences(manifest: str, heard: Path) -> list[Sentence]:
             texts = tuple(version[row.id] for version in versions if version.get(row.id))
             spoken[number] = (row.transcript or "", texts, [])
         spoken[number][2].append(row.question or "")
+    for utterance in read_texts(texts, "sentence", "question") if texts else ():
+        spoken.setdefault(int(utterance.id.rsplit("-", 1)[1]), (utterance.text, (), [*utterance.questions]))
     return [Sentence(true, texts, tuple(asked)) for _, (true, texts, asked) in sorted(spoken.items())]
 
 
@@ -257,6 +259,9 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="default")
     parser.add_argument("--squad", required=True, help="manifest of spoken sentences with questions")
     parser.add_argument("--heard", required=True, help="folder of hear.py, with squad and squad-noisy")
+    parser.add_argument(
+        "--texts", help="what --squad was spoken from: also learn from sentences that nobody spoke"
+    )
     parser.add_argument("--medquad", help="questions and answers that nobody spoke")
     parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
     parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
@@ -269,7 +274,10 @@ def main() -> None:
     parser.add_argument("--teacher_share", type=float, default=0.5)
     parser.add_argument("--teacher_temperature", type=float, default=0.05)
     parser.add_argument("--anchor_weight", type=float, default=1.0)
-    parser.add_argument("--held_out_from", type=int, default=HELD_OUT_FROM)
+    parser.add_argument(
+        "--held_out_from", type=int, default=HELD_OUT_FROM, help="first sentence that is not learnt"
+    )
+    parser.add_argument("--held_out", type=int, default=400, help="how many are not")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -282,7 +290,8 @@ def main() -> None:
     )
     for texts in (student, teacher):
         texts.model.requires_grad_(False)
-    sentences = read_sentences(args.squad, Path(args.heard))
+    sentences = read_sentences(args.squad, Path(args.heard), args.texts)
+    held_out = slice(args.held_out_from, args.held_out_from + args.held_out)
     chance = random.Random(0)
     medical = medical_passages(args.medquad, chance) if args.medquad else []
     chance.shuffle(medical)
@@ -290,15 +299,14 @@ def main() -> None:
         utterance.text for path in (args.plain or "").split(",") if path for utterance in read_texts(path)
     ]
     data = {
-        "train": sentences[: args.held_out_from],
+        "train": sentences[: held_out.start] + sentences[held_out.stop :],
         "medical": medical[500:],
         "plain": plain,
         "words": Words([sentence.true for sentence in sentences] + [passage.true for passage in medical]),
     }
-    held_out = sentences[args.held_out_from :]
     pools = {
-        "squad, clean": join(held_out, random.Random(0), 0),
-        "squad, noisy": join(held_out, random.Random(0), 1),
+        "squad, clean": join(sentences[held_out], random.Random(0), 0),
+        "squad, noisy": join(sentences[held_out], random.Random(0), 1),
     }
     if medical:
         pools["medquad"] = medical[:500]

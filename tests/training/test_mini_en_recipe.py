@@ -100,6 +100,20 @@ def test_passages_hold_each_sentence_once_in_order_with_its_questions():
     assert "clean" in mixed and "noisy" in mixed
 
 
+def test_sentences_that_nobody_spoke_come_from_the_texts(spoken, tmp_path):
+    text_side = importlib.import_module("text_side")
+    lines = [{"sentence": f"text {n // 2}", "question": f"who {n}"} for n in range(124)]  # two to a sentence
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
+    manifest = spoken / "squad" / "manifest.jsonl"
+    alone = text_side.read_sentences(str(manifest), spoken / "heard")
+    found = text_side.read_sentences(str(manifest), spoken / "heard", str(tmp_path / "s.jsonl"))
+    assert found[:60] == alone and all(sentence.heard for sentence in alone)
+    assert found[60:] == [
+        text_side.Sentence("text 60", (), ("who 120", "who 121")),
+        text_side.Sentence("text 61", (), ("who 122", "who 123")),
+    ]
+
+
 def test_words_agree_with_a_library():
     bm25s = pytest.importorskip("bm25s", reason="the extra eval is not installed")
     text_side = importlib.import_module("text_side")
