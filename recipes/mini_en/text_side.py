@@ -113,8 +113,8 @@ class Words:
         return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-6)
 
 
-def read_sentences(manifest: str, heard: Path, texts: str | None = None) -> list[Sentence]:
-    """Read the spoken sentences in the order of their text, with what was heard of each; of `texts` all the others."""
+def read_sentences(manifest: str, heard: Path, unspoken: str | None = None) -> list[Sentence]:
+    """Read the spoken sentences in the order of their text, with what was heard of each; of `unspoken` all the others."""
     rows = read_manifest(manifest)
     names = [name for name in ("squad", "squad-noisy") if read_heard(heard, name)]
     versions = [read_heard(heard, name) for name in names]
@@ -125,7 +125,7 @@ def read_sentences(manifest: str, heard: Path, texts: str | None = None) -> list
             texts = tuple(version[row.id] for version in versions if version.get(row.id))
             spoken[number] = (row.transcript or "", texts, [])
         spoken[number][2].append(row.question or "")
-    for utterance in read_texts(texts, "sentence", "question") if texts else ():
+    for utterance in read_texts(unspoken, "sentence", "question") if unspoken else ():
         spoken.setdefault(int(utterance.id.rsplit("-", 1)[1]), (utterance.text, (), [*utterance.questions]))
     return [Sentence(true, texts, tuple(asked)) for _, (true, texts, asked) in sorted(spoken.items())]
 
