@@ -114,7 +114,7 @@ class Words:
 
 
 def read_sentences(manifest: str, heard: Path, unspoken: str | None = None) -> list[Sentence]:
-    """Read the spoken sentences in the order of their text, with what was heard of each; of `unspoken` all the others."""
+    """Read the spoken sentences in the order of their text, with what was heard of each, and those of `unspoken`."""
     rows = read_manifest(manifest)
     names = [name for name in ("squad", "squad-noisy") if read_heard(heard, name)]
     versions = [read_heard(heard, name) for name in names]
