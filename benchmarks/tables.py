@@ -196,8 +196,8 @@ def growth_table() -> str:
     result = read("search")
     lines = [
         "| passages | recall@10 | nearest rows: p50, p95 | rows by words: p50, p95 | whole search: p50, p95 "
-        "| on disk | per hour of audio | indices made in | memory, searching | memory, making indices |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| on disk | per hour of audio | indices made in | read in | memory, searching | memory, making indices |",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
         f"| {row['passages']:,} | {row['recall_at_10']:.3f} | "
@@ -206,7 +206,7 @@ def growth_table() -> str:
             for name in ("nearest", "worded", "search")
         )
         + f" | {row['bytes'] / 1e9:.2f} GB | {row['bytes_per_hour'] / 1e6:.2f} MB | "
-        + f"{row['indexing_s']:.0f} s | {row['search_memory_gb']:.2f} GB "
+        + f"{row['indexing_s']:.0f} s | {row['prewarming_s']:.1f} s | {row['search_memory_gb']:.2f} GB "
         + f"| {row['indexing_memory_gb']:.2f} GB |"
         for row in result["figures"]["sizes"]
     ]

@@ -277,6 +277,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     encoder = _encoder(arguments)
     if arguments.index:
         index = SpeechIndex.open(arguments.index, encoder)
+        index.prewarm()
         encoder = index.encoder
     else:
         index, encoder = None, encoder or Encoder.from_pretrained(default_checkpoint())
@@ -299,6 +300,7 @@ def _ui(arguments: argparse.Namespace) -> int:
     _hide_loading_bars()
     # A new one can be filled on the page.
     index = SpeechIndex.open_or_create(arguments.index, _encoder(arguments))
+    index.prewarm()
     uploads = arguments.uploads or Path(f"{arguments.index.rstrip('/')}.recordings")
     print(f"http://{arguments.host}:{arguments.port}  (Ctrl-C stops it)", flush=True)
     launch(index, uploads, arguments.host, arguments.port)

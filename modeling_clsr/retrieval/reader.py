@@ -42,6 +42,11 @@ class TableReader:
         """Return the number of rows."""
         return await self._table.count_rows()
 
+    async def prewarm(self) -> None:
+        """Read the indices into memory; otherwise a search reads the parts that no search before it has read."""
+        for index in await self._table.list_indices():
+            await self._table.prewarm_index(index.name)
+
     async def nearest(self, vector: np.ndarray, count: int, condition: str | None = None) -> dict[int, float]:
         """Find the rows whose vectors are nearest, exactly where the table has no vector index yet.
 

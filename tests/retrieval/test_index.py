@@ -296,6 +296,23 @@ def test_large_table_gets_a_vector_index_and_a_new_one_when_it_has_grown(tmp_pat
     assert index.search(question, k=1, mode="dense")[0].transcript == first[0].transcript
 
 
+def test_prewarmed_indices_are_in_memory(tmp_path, index, talks, monkeypatch):
+    from modeling_clsr.retrieval import index as module
+
+    monkeypatch.setattr(module, "VECTOR_INDEX_ROWS", 1)
+    index.add([tmp_path / "talks"])
+    assert len(index._table.list_indices()) == 2
+    question = next(iter(talks["a.wav"]))
+    hits = SpeechIndex.open(index.uri, index.encoder).search(question)
+    cold, warm = (SpeechIndex.open(index.uri, index.encoder) for _ in range(2))
+    warm.prewarm()
+    for file in Path(index.uri).rglob("_indices/*/*"):
+        file.unlink()
+    assert warm.search(question) == hits
+    with pytest.raises(Exception, match=r"(?i)not found"):
+        cold.search(question)
+
+
 @pytest.mark.parametrize("dim", [12, 128])
 def test_vector_index_finds_the_nearest_at_any_width(tmp_path, dim, monkeypatch):
     from modeling_clsr.retrieval import index as module
