@@ -13,6 +13,7 @@ import soundfile
 import torch
 
 from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.audio import load_audio
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.training.arguments import ModelArguments
 from modeling_clsr.training.build import build_model
@@ -256,3 +257,28 @@ def test_parallel_decoder_is_built_from_whisper_by_name_alone(tmp_path):
     assert built.model.config.decoder_config.decoder_layers == parts.speech.config.decoder_layers
     own = parts.speech.model.decoder.layers[0].fc1.weight
     assert torch.equal(built.model.speech_model.decoder.layers[0].fc1.weight, own)
+
+
+def test_noisy_copies_keep_the_rows_and_what_was_heard_stands_for_the_words(tmp_path, monkeypatch):
+    rows = tone_rows(tmp_path / "tones", 4)
+    soundfile.write(tmp_path / "noise1.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
+    common = (tmp_path / "tones" / "rows.jsonl", "--noise_dir", tmp_path, "--out", tmp_path / "noisy")
+    run(monkeypatch, "noisy.py", *common, "--snr_db", "0,0")
+    copies = read_manifest(tmp_path / "noisy" / "manifest.jsonl")
+    assert [(row.id, row.transcript, row.question) for row in copies] == [
+        (row.id, row.transcript, row.question) for row in rows
+    ]
+    for row, copy in zip(rows, copies, strict=True):
+        clean, noisy = (load_audio(path) for path in (row.audio, copy.audio))
+        assert len(noisy) == len(clean)
+        assert np.corrcoef(clean, noisy)[0, 1] == pytest.approx(
+            np.sqrt(0.5), abs=0.08
+        )  # as loud as the noise
+    made = {copy.audio: Path(copy.audio).stat().st_mtime_ns for copy in copies}
+    (tmp_path / "heard").mkdir()
+    heard = [{"id": rows[0].id, "text": "a bee"}, {"id": rows[1].id, "text": ""}]
+    (tmp_path / "heard" / "noisy.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
+    run(monkeypatch, "noisy.py", *common, "--snr_db", "0,0", "--heard", tmp_path / "heard")
+    (labelled,) = read_manifest(tmp_path / "noisy" / "pseudo.jsonl")
+    assert (labelled.id, labelled.transcript, labelled.audio) == (rows[0].id, "a bee", copies[0].audio)
+    assert made == {copy.audio: Path(copy.audio).stat().st_mtime_ns for copy in copies}
