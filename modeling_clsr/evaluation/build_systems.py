@@ -90,7 +90,7 @@ def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
         return sentence_transformers_system(parts.args.st, cache_dir, name)
     if name in ("dual", "speechdpr"):
         encoder = Encoder.from_pretrained(getattr(parts.args, name))
-        return CLSRSystem(encoder, cache_dir=cache_dir, name=name)
+        return CLSRSystem(encoder, cache_dir=cache_dir, name=name, recognises=False)
     return CLSRSystem(parts.clsr, scoring, cache_dir, name)
 
 

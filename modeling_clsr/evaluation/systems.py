@@ -139,12 +139,18 @@ class CLSRSystem:
         scoring: one of `scoring.SCORINGS`.
         cache_dir: of `Cache`.
         name: in the tables.
+        recognises: False for a dual encoder, whose words nothing has taught.
     """
 
     def __init__(
-        self, encoder: Encoder, scoring: str = "dense", cache_dir: Path | None = None, name: str = "clsr"
+        self,
+        encoder: Encoder,
+        scoring: str = "dense",
+        cache_dir: Path | None = None,
+        name: str = "clsr",
+        recognises: bool = True,
     ):
-        self.encoder, self.scoring, self.name = encoder, scoring, name
+        self.encoder, self.scoring, self.name, self.recognises = encoder, scoring, name, recognises
         self.cache = Cache(cache_dir, f"clsr/{encoder.fingerprint}")
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
@@ -154,7 +160,7 @@ class CLSRSystem:
         vectors = np.array([entry.vector for entry in entries], dtype=np.float32)
         encode = partial(self.encoder.encode_texts, truncation=True)
         scores = score_texts(self.scoring, encode, questions, texts, vectors)
-        return Scored(scores, texts, sum(entry.seconds for entry in entries))
+        return Scored(scores, texts if self.recognises else None, sum(entry.seconds for entry in entries))
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
         return clip_entries(

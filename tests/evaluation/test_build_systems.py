@@ -52,7 +52,13 @@ def test_every_system_with_tiny_models_scores_every_passage(ctc, bert, tiny_chec
     systems = build_systems(args, tmp_path / "cache")
     assert [system.name for system in systems] == [*names, "clsr-twin"]
     rows = tone_rows(tmp_path / "tones", 3)
-    scores = {system.name: system.score(["the sea", "a bee"], rows).scores for system in systems}
+    found = {system.name: system.score(["the sea", "a bee"], rows) for system in systems}
+    scores = {name: scored.scores for name, scored in found.items()}
+    assert {name for name, scored in found.items() if scored.transcripts is None} == {
+        "st",
+        "dual",
+        "speechdpr",
+    }
     assert {matrix.shape for matrix in scores.values()} == {(2, 3)}
     assert (scores["clsr-twin"] == scores["clsr"]).all() and (scores["dual"] == scores["clsr"]).all()
 
