@@ -13,12 +13,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from noisy import noise_and_rooms
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
-from modeling_clsr.data.augmentation import Augmentation, load_noises
+from modeling_clsr.data.augmentation import Augmentation
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
@@ -97,11 +98,7 @@ def main() -> None:
     processor = CLSRProcessor.from_pretrained(folder)
     columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)
     shard, shards = map(int, args.shard.split("/"))
-    augment = None
-    if args.snr_db:
-        low, high = map(float, args.snr_db.split(","))
-        noises, rooms = load_noises(args.noise_dir)
-        augment = Augmentation(noises, rooms, noise_probability=1.0, room_probability=0.5, snr_db=(low, high))
+    augment = noise_and_rooms(args.noise_dir, args.snr_db) if args.snr_db else None
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     for entry in args.manifests:

@@ -14,7 +14,7 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-from labels import read_heard
+from labels import MAX_DURATION_S, read_heard
 from tqdm import tqdm
 
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
@@ -23,8 +23,14 @@ from modeling_clsr.data.manifest import read_manifest, write_manifest
 from modeling_clsr.data.voices import write_opus
 
 NOISE_SEED = 11
-MAX_DURATION_S = 15.0
 NAME = "noisy"  # under which `hear.py` heard the copies
+
+
+def noise_and_rooms(noise_dir: str, snr_db: str) -> Augmentation:
+    """Open the noise of training: on every clip, in a range as "-2,8", with a room for half of them."""
+    low, high = map(float, snr_db.split(","))
+    noises, rooms = load_noises(noise_dir)
+    return Augmentation(noises, rooms, noise_probability=1.0, room_probability=0.5, snr_db=(low, high))
 
 
 def main() -> None:
@@ -39,9 +45,7 @@ def main() -> None:
     parser.add_argument("--out", required=True, type=Path)
     parser.add_argument("--heard", type=Path, help=f"folder of hear.py, with {NAME}")
     args = parser.parse_args()
-    low, high = map(float, args.snr_db.split(","))
-    noises, rooms = load_noises(args.noise_dir)
-    augment = Augmentation(noises, rooms, noise_probability=1.0, room_probability=0.5, snr_db=(low, high))
+    augment = noise_and_rooms(args.noise_dir, args.snr_db)
     rows = [row for row in read_manifest(args.manifest) if (row.duration or 0.0) <= MAX_DURATION_S]
     (args.out / "clips").mkdir(parents=True, exist_ok=True)
     copies = {row.audio: args.out / "clips" / f"{Path(row.audio).stem}.opus" for row in rows}
