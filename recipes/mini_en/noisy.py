@@ -1,8 +1,8 @@
 r"""Noisy copies of the clips of a manifest, for what hears them many times: several hearings, several arms.
 
-    python recipes/mini_en/noisy.py speech/squad/manifest.jsonl --noise_dir noise --snr_db -2,8 --out WORK/noisy
+    python recipes/mini_en/noisy.py speech/squad/manifest.jsonl --noise_dir noise --snr_db=-2,8 --out WORK/noisy
     python recipes/mini_en/hear.py noisy=WORK/noisy/manifest.jsonl --out WORK/heard
-    python recipes/mini_en/noisy.py speech/squad/manifest.jsonl --noise_dir noise --snr_db -2,8 --out WORK/noisy \
+    python recipes/mini_en/noisy.py speech/squad/manifest.jsonl --noise_dir noise --snr_db=-2,8 --out WORK/noisy \
         --heard WORK/heard
 
 Writes the clips and `manifest.jsonl`; with what `hear.py` heard of them also `pseudo.jsonl`, where that stands for the

@@ -3,7 +3,7 @@
 #   bash recipes/mini_en/untranscribed.sh MANIFEST DATA SETS WORK
 # MANIFEST names spoken sentences with questions, DATA is the data folder, SETS has real-mix and spoken-squad-mini. WORK
 # gets noisy clips, what the recogniser heard of them, two arms of three seeds, and what each heard of the sets at 5 dB;
-# benchmarks/bridge.py compares them. A second run skips what is done. A trial: SEEDS=1 FLAGS="--max_steps 2".
+# benchmarks/bridge.py compares them. A second run skips what is done. A trial: JSON=trial.json SEEDS=1 FLAGS="--max_steps 2".
 set -euo pipefail
 MANIFEST=$1 DATA=$2 SETS=$3 W=$4
 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-1 2 3} CHECKPOINT=${CHECKPOINT:-default}
@@ -13,7 +13,7 @@ export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=f
 mkdir -p "$NOISE" "$W/sets"
 for name in noise1 noise2 noise3 rir1 rir2; do cp -u "$DATA"/noise/$name.flac "$NOISE"; done
 
-noisy() { $PYTHON $R/noisy.py "$MANIFEST" --noise_dir "$NOISE" --snr_db -2,8 --out "$W/noisy" "$@"; }
+noisy() { $PYTHON $R/noisy.py "$MANIFEST" --noise_dir "$NOISE" --snr_db=-2,8 --out "$W/noisy" "$@"; }
 hear_sets() { # name, checkpoint
   $PYTHON $R/hear.py real-mix="$SETS/real-mix/passages.jsonl" mini="$SETS/spoken-squad-mini/passages.jsonl" \
     --checkpoint "$2" --out "$W/sets/$1" --conditions "5 dB" --noise_dir "$DATA/noise" --degraded "$W/degraded"
@@ -36,4 +36,4 @@ for seed in $SEEDS; do
   done
 done
 $PYTHON benchmarks/bridge.py --heard "$W/sets" --set real-mix="$SETS/real-mix" --set mini="$SETS/spoken-squad-mini" \
-  --json benchmarks/results/untranscribed.json
+  --json "${JSON:-benchmarks/results/untranscribed.json}"
