@@ -14,7 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from modeling_clsr.evaluation.build_systems import SYSTEMS, Parts, build_systems
+from modeling_clsr.evaluation.build_systems import SYSTEMS, Parts, build_systems, compared_alike
 from modeling_clsr.evaluation.evaluator import evaluate_systems, load_set
 from modeling_clsr.evaluation.long_form import evaluate_long_form
 from modeling_clsr.evaluation.moments import CascadeMoments, IndexMoments, evaluate_moments
@@ -30,10 +30,12 @@ def ranking(args: argparse.Namespace) -> str:
     """Rank the passages of each set; returns the table."""
     stamp, out = make_stamp(), Path(args.out)
     systems = build_systems(args, cache_folder(args))
-    figures = {}
+    figures, pairs = {}, compared_alike([system.name for system in systems])
     for folder in args.set:
         passages, questions = load_set(folder, args.distractors)
-        figures[Path(folder).name] = evaluate_systems(passages, questions, systems, reference_of(systems))
+        figures[Path(folder).name] = evaluate_systems(
+            passages, questions, systems, reference_of(systems), pairs
+        )
     write_report(out, figures, stamp, checkpoint=args.checkpoint, sets=args.set)
     return report_of(figures)
 
@@ -119,6 +121,7 @@ def main() -> None:
     add("--systems", help=f"of {', '.join(SYSTEMS)}; all that need no model of their own if left out")
     add("--checkpoint", default="default", help="CLSR checkpoint; 'default' for clsr-base-en")
     add("--also", action="append", metavar="NAME=CHECKPOINT", help="one more CLSR; may be repeated")
+    add("--base", help="checkpoint before training: adds text@base, cascade@base …, with its text encoder")
     add(
         "--text_encoder",
         help="sentence-transformers model of text and cascade; the checkpoint's own if left out",

@@ -4,6 +4,7 @@ Enters: names and where their models are. Leaves: `System`s, each model loaded o
 """
 
 import tempfile
+from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,10 @@ SYSTEMS = (
     "clsr-rrf",
 )
 NEED_A_MODEL = ("st", "dual", "speechdpr")  # each has an argument of its name
+UNTUNED = "@base"  # ends the names of controls with the text encoder of --base
+SYSTEMS_OF_BASE = tuple(
+    f"{name}{UNTUNED}" for name in SYSTEMS if name.partition("-")[0] in ("text", "cascade")
+)
 
 
 def build_systems(args: Any, cache_dir: Path) -> list[System]:
@@ -58,10 +63,13 @@ def build_systems(args: Any, cache_dir: Path) -> list[System]:
         args.systems.split(",")
         if args.systems
         else [name for name in SYSTEMS if name not in NEED_A_MODEL or getattr(args, name)]
+        + list(SYSTEMS_OF_BASE if args.base else ())
     )
     for name in names:
-        if name not in SYSTEMS:
+        if name not in SYSTEMS + SYSTEMS_OF_BASE:
             raise ValueError(f"the system {name!r} is none of {', '.join(SYSTEMS)}; choose among these")
+        if name in SYSTEMS_OF_BASE and not args.base:
+            raise ValueError(f"the system {name!r} is asked for but --base is None; name its checkpoint")
         if name in NEED_A_MODEL and not getattr(args, name):
             raise ValueError(f"the system {name!r} is asked for but --{name} is None; name its model")
     parts = Parts(args)
@@ -74,16 +82,33 @@ def build_systems(args: Any, cache_dir: Path) -> list[System]:
     return systems
 
 
+def compared_alike(names: Sequence[str]) -> list[tuple[str, str]]:
+    """Return the pairs of a CLSR and a cascade that rank by the same rule.
+
+    >>> compared_alike(["cascade", "cascade-search", "cascade-search@base", "clsr", "clsr-search"])
+    [('clsr', 'cascade'), ('clsr-search', 'cascade-search'), ('clsr-search', 'cascade-search@base')]
+    """
+    return [
+        (name, other)
+        for name in names
+        if name.partition("-")[0] == "clsr"
+        for other in (name.replace("clsr", "cascade", 1) + end for end in ("", UNTUNED))
+        if other in names
+    ]
+
+
 def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
-    family, _, last = name.partition("-")
+    kind = name.removesuffix(UNTUNED)
+    encode = parts.encode_texts if kind == name else parts.encode_texts_of_base
+    family, _, last = kind.partition("-")
     scoring = {"": "dense", "true": "bm25", "batched": "dense"}.get(last, last)
     if family == "text" or name == "bm25-true":
-        return TextSystem(parts.encode_texts, scoring, name)
+        return TextSystem(encode, scoring, name)
     if family in ("cascade", "bm25"):
         batched = last == "batched"
         hear, key = parts.recogniser(batched), parts.recogniser_key(batched)
         scoring = "bm25" if family == "bm25" else scoring
-        return CascadeSystem(hear, key, parts.encode_texts, scoring, cache_dir, name)
+        return CascadeSystem(hear, key, encode, scoring, cache_dir, name)
     if name == "clap":
         return clap(*parts.clap, cache_dir, name)
     if name == "st":
@@ -103,6 +128,10 @@ def encode_heard(encoder: Encoder, texts: list[str]) -> np.ndarray:
     return vectors
 
 
+def _open(checkpoint: str) -> Encoder:
+    return Encoder.from_pretrained(default_checkpoint() if checkpoint == "default" else checkpoint)
+
+
 class Parts:
     """Models that several systems share."""
 
@@ -117,10 +146,14 @@ class Parts:
         return partial(encode_heard, self.clsr)
 
     @cached_property
+    def encode_texts_of_base(self) -> EncodeTexts:
+        """The text retriever inside `--base`: of the parts before training."""
+        return partial(encode_heard, _open(self.args.base))
+
+    @cached_property
     def clsr(self) -> Encoder:
         """The checkpoint under test."""
-        name = default_checkpoint() if self.args.checkpoint == "default" else self.args.checkpoint
-        return Encoder.from_pretrained(name)
+        return _open(self.args.checkpoint)
 
     def recogniser(self, batched: bool = False) -> Recogniser:
         """Return Whisper through faster-whisper, or the recogniser of transformers that `--recogniser` names.

@@ -57,6 +57,7 @@ def evaluate_systems(
     questions: Sequence[Question],
     systems: Sequence[System],
     reference: str | None = None,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
     """Measure systems on the same questions and passages.
 
@@ -65,6 +66,7 @@ def evaluate_systems(
         questions: each with its `context_id`.
         systems: in the order of the table.
         reference: name of the system that the others are tested against; the first if None.
+        pairs: names of other systems that are tested, the first against the second.
 
     Returns:
         {"systems": {name: {measure: value, measure_interval: [low, high], …}}, "paired": {pair: …}}. Of each system,
@@ -112,12 +114,11 @@ def evaluate_systems(
             )
         figures["systems"][system.name] = row
     first = reference or systems[0].name
-    for name in found:
-        if name != first:
-            figures["paired"][f"{first} - {name}"] = {
-                measure: vars(paired_test(found[first][measure], found[name][measure], groups))
-                for measure in TESTED
-            }
+    for better, worse in dict.fromkeys([*((first, name) for name in found if name != first), *pairs]):
+        figures["paired"][f"{better} - {worse}"] = {
+            measure: vars(paired_test(found[better][measure], found[worse][measure], groups))
+            for measure in TESTED
+        }
     return figures
 
 

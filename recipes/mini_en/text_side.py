@@ -29,10 +29,11 @@ from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS, read_json_lines
 from modeling_clsr.hub.build import default_checkpoint
 
-STRETCH = 220  # sentences of a step: about one article
 PASSAGE_WORDS = (12, 60)
 WORD_WEIGHT, MOMENT_SHARE = 0.2, 0.5  # as retrieval/search.py, which needs LanceDB
-ENCODE_BATCH = 256
+ENCODE_BATCH = 32  # short, so that texts of unlike length are not padded
+SAVE_STEPS = 25
+STATE_FILE = "training.pt"  # goes on where a run was stopped
 
 
 @dataclass(frozen=True)
@@ -209,8 +210,8 @@ def listwise_loss(
 
 
 def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, float]]:
-    """Train in place; return the curve."""
-    chance = random.Random(args.seed)
+    """Train in place, from the last state that --out holds; return the curve."""
+    chance = random.Random()
     model = student.model
     learned = []
     for name, weight in model.text_model.named_parameters():
@@ -222,10 +223,18 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda n: min((n + 1) / warmup, (args.steps - n) / max(args.steps - warmup, 1))
     )
-    curve = []
-    for step in tqdm(range(args.steps), unit="step", desc="text"):
-        first = chance.randrange(max(len(data["train"]) - STRETCH, 1))
-        pools = [join(data["train"][first : first + STRETCH], chance)]
+    curve: list[dict[str, float]] = []
+    file, start = Path(args.out) / STATE_FILE, 0
+    if file.is_file():
+        state = torch.load(file, map_location=model.device, weights_only=True)
+        start, curve = state["steps"], state["curve"]
+        model.text_model.load_state_dict(state["model"])
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+    for step in tqdm(range(start, args.steps), unit="step", desc="text", initial=start, total=args.steps):
+        chance.seed(f"{args.seed} {step}")  # a run that goes on draws what the first would have
+        first = chance.randrange(max(len(data["train"]) - args.stretch, 1))
+        pools = [join(data["train"][first : first + args.stretch], chance)]
         if data["medical"]:
             pools.append(chance.sample(data["medical"], min(args.medical, len(data["medical"]))))
         losses = []
@@ -249,6 +258,11 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
         schedule.step()
         if step % 10 == 0 or step == args.steps - 1:
             curve.append({"step": step, "loss": float(loss.detach())})
+        if (step + 1) % SAVE_STEPS == 0:
+            state = {"steps": step + 1, "curve": curve, "model": model.text_model.state_dict()}
+            state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+            torch.save(state, file.with_suffix(".part"))
+            file.with_suffix(".part").replace(file)
     return curve
 
 
@@ -266,6 +280,7 @@ def main() -> None:
     parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
     parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
     parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--stretch", type=int, default=220, help="sentences of a step: about one article")
     parser.add_argument("--questions", type=int, default=400, help="of a step")
     parser.add_argument("--medical", type=int, default=128, help="pairs of a step from medquad")
     parser.add_argument("--plain_batch", type=int, default=96)
@@ -310,6 +325,8 @@ def main() -> None:
     }
     if medical:
         pools["medquad"] = medical[:500]
+    out = Path(args.out)
+    out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     before = measure(student, pools)
     weights = {
@@ -323,7 +340,6 @@ def main() -> None:
             {name: torch.lerp(weights[name].float(), tuned[name].float(), share) for name in weights}
         )
         mixed[str(share)] = measure(student, pools)
-    out = Path(args.out)
     student.model.text_model.save_pretrained(out)
     result = {"settings": vars(args), "before": before, "after": mixed, "curve": curve}
     result["seconds"] = time.perf_counter() - start

@@ -1,20 +1,29 @@
 """Systems by name: what is asked for is made, what cannot be is refused in one line."""
 
+import shutil
 from argparse import Namespace
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 from transformers import Wav2Vec2FeatureExtractor, Wav2Vec2Processor
 
+from modeling_clsr import CLSRModel
 from modeling_clsr.data.manifest import Row
-from modeling_clsr.evaluation.build_systems import NEED_A_MODEL, SYSTEMS, build_systems, encode_heard
+from modeling_clsr.evaluation.build_systems import (
+    NEED_A_MODEL,
+    SYSTEMS,
+    SYSTEMS_OF_BASE,
+    build_systems,
+    encode_heard,
+)
 from modeling_clsr.retrieval.encoder import Encoder
 from tests.tiny_parts import noise_clips, tiny_parts
 from tests.training.tiny_runs import tone_rows
 
 pytest.importorskip("sentence_transformers", reason="the extra eval is not installed")
-DEFAULTS = dict.fromkeys(("systems", "also", "text_encoder", "recogniser", "dual", "speechdpr", "st"))
+DEFAULTS = dict.fromkeys(("systems", "also", "base", "text_encoder", "recogniser", "dual", "speechdpr", "st"))
 
 
 def arguments(**fields):
@@ -40,10 +49,14 @@ def bert(tmp_path):
 
 def test_every_system_with_tiny_models_scores_every_passage(ctc, bert, tiny_checkpoint, tmp_path):
     checkpoint = str(tiny_checkpoint)
-    names = [name for name in SYSTEMS if name not in ("clap", "cascade-batched")]  # of one size only
+    untuned = CLSRModel.from_pretrained(shutil.copytree(checkpoint, tmp_path / "base"))
+    torch.nn.init.normal_(untuned.text_model.get_input_embeddings().weight)
+    untuned.save_pretrained(tmp_path / "base")
+    names = [name for name in SYSTEMS + SYSTEMS_OF_BASE if "clap" not in name and "batched" not in name]
     args = arguments(
         systems=",".join(names),
         checkpoint=checkpoint,
+        base=str(tmp_path / "base"),
         text_encoder=bert,
         recogniser=ctc,
         **dict.fromkeys(NEED_A_MODEL, checkpoint),
@@ -60,6 +73,8 @@ def test_every_system_with_tiny_models_scores_every_passage(ctc, bert, tiny_chec
         "speechdpr",
     }
     assert {matrix.shape for matrix in scores.values()} == {(2, 3)}
+    assert found["cascade@base"].transcripts == found["cascade"].transcripts
+    assert not np.allclose(scores["cascade@base"], scores["cascade"])
     assert (scores["clsr-twin"] == scores["clsr"]).all() and (scores["dual"] == scores["clsr"]).all()
 
 
@@ -67,6 +82,8 @@ def test_systems_without_a_model_are_left_out_or_refused(bert, tiny_checkpoint, 
     args = arguments(text_encoder=bert, checkpoint=str(tiny_checkpoint), systems="text,dual")
     with pytest.raises(ValueError, match="'dual' is asked for but --dual is None"):
         build_systems(args, tmp_path)
+    with pytest.raises(ValueError, match="'text@base' is asked for but --base is None"):
+        build_systems(arguments(systems="text@base"), tmp_path)
     with pytest.raises(ValueError, match="'magic' is none of text, text-search, bm25-true"):
         build_systems(arguments(systems="magic"), tmp_path)
     with pytest.raises(ValueError, match="--also is 'x' but must be NAME=CHECKPOINT"):

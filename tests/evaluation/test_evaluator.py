@@ -48,13 +48,14 @@ def test_known_ranking_gives_known_measures_and_a_paired_test(built):
     passages, questions = load_set(built)
     right = Fixed("right", np.eye(4)[[0, 0, 1, 2]], [row.transcript for row in passages])
     wrong = Fixed("wrong", np.eye(4)[[3, 3, 3, 3]])
-    figures = evaluate_systems(passages, questions, [right, wrong])
+    figures = evaluate_systems(passages, questions, [right, wrong], pairs=[("wrong", "right")])
     assert figures["systems"]["right"]["recall_at_1"] == 1.0 and figures["systems"]["right"]["wer"] == 0.0
     assert figures["systems"]["wrong"]["recall_at_1"] == 0.0 and "wer" not in figures["systems"]["wrong"]
     assert figures["systems"]["right"]["times_real_time"] == pytest.approx(
         sum(r.duration for r in passages) / 2
     )
     assert figures["paired"]["right - wrong"]["recall_at_1"]["difference"] == 1.0
+    assert figures["paired"]["wrong - right"]["recall_at_1"]["difference"] == -1.0
 
 
 def test_report_holds_every_figure_with_its_interval(built, tmp_path):
