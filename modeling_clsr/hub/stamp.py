@@ -15,7 +15,7 @@ from typing import Any
 
 import torch
 
-CODE = ("--", ":/modeling_clsr", ":/benchmarks/*.py", ":/*.py")  # what a figure can depend on
+CODE = ("--", ":/modeling_clsr", ":/benchmarks/*.py", ":/recipes", ":/*.py")  # what a figure can depend on
 PACKAGES = (
     "torch",
     "transformers",

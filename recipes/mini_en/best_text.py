@@ -14,7 +14,9 @@ def best_share(found: dict) -> tuple[float, str]:
 
 
 if __name__ == "__main__":
-    files = {Path(name).parent.name: json.loads(Path(name).read_text("utf-8")) for name in sys.argv[1:]}
+    files = {
+        Path(name).parent.name: json.loads(Path(name).read_text("utf-8"))["figures"] for name in sys.argv[1:]
+    }
     for name, found in sorted(files.items(), key=lambda entry: best_share(entry[1]), reverse=True):
         print(name, flush=True)
         print(name, *best_share(found), file=sys.stderr)

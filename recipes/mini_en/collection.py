@@ -8,14 +8,13 @@ its questions as a set. Both parts are about the same things, so that names retu
 """
 
 import argparse
-import json
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from labels import MAX_DURATION_S, read_heard, sentence_number
 
 from modeling_clsr.data.manifest import read_manifest, write_manifest
-from modeling_clsr.evaluation.benchmark_set import Question
+from modeling_clsr.evaluation.benchmark_set import BenchmarkSet, Question, write_set
 
 NAME = "collection"  # under which `hear.py` heard the clips
 HELD_OUT_EVERY = 3
@@ -34,16 +33,13 @@ def main() -> None:
     by_clip = {row.audio: heard[row.id] for row in rows if row.id in heard}
     learnt = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY and by_clip.get(row.audio)]
     held_out = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY == 0]
-    (args.out / "held_out").mkdir(parents=True, exist_ok=True)
-    write_manifest(args.out / "pseudo.jsonl", [replace(row, transcript=by_clip[row.audio]) for row in learnt])
     passages = {
         row.audio: row for row in reversed(held_out)
     }  # the first row of a clip, as `hear.py` names it
-    write_manifest(args.out / "held_out" / "passages.jsonl", list(passages.values())[::-1])
-    with (args.out / "held_out" / "questions.jsonl").open("w", encoding="utf-8") as file:
-        for row in held_out:
-            question = Question(row.id, row.question or "", row.context_id or "")
-            file.write(json.dumps(asdict(question), ensure_ascii=False) + "\n")
+    questions = [Question(row.id, row.question or "", row.context_id or "") for row in held_out]
+    (args.out / "held_out").mkdir(parents=True, exist_ok=True)
+    write_set(args.out / "held_out", BenchmarkSet(list(passages.values())[::-1], questions))
+    write_manifest(args.out / "pseudo.jsonl", [replace(row, transcript=by_clip[row.audio]) for row in learnt])
     print(f"{len(learnt)} rows to learn from, {len(held_out)} questions about {len(passages)} held-out clips")
 
 

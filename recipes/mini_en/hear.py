@@ -7,19 +7,19 @@ Several clips are heard at once, also on a GPU; clips that were heard are not he
 
 import argparse
 import json
+import sys
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from noisy import noise_and_rooms
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
-from modeling_clsr.data.augmentation import Augmentation
+from modeling_clsr.data.augmentation import Augmentation, load_noises
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
@@ -28,6 +28,13 @@ from modeling_clsr.hub.build import default_checkpoint
 
 MAX_BATCH = 64
 NOISE_SEED = 7
+
+
+def noise_and_rooms(noise_dir: str, snr_db: str) -> Augmentation:
+    """Open the noise of training: on every clip, in a range as "0,15", with a room for half of them."""
+    low, high = map(float, snr_db.split(","))
+    noises, rooms = load_noises(noise_dir)
+    return Augmentation(noises, rooms, noise_probability=1.0, room_probability=0.5, snr_db=(low, high))
 
 
 class Batches(Dataset):
@@ -103,7 +110,14 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for entry in args.manifests:
         name, path = entry.split("=", 1)
-        clips = distinct_clips(path, columns, args.audio_root)[shard::shards]
+        clips = distinct_clips(path, columns, args.audio_root)
+        short = [row for row in clips if (row.duration or 0.0) <= model.config.max_audio_s]
+        if len(short) < len(clips):
+            print(
+                f"{name}: {len(clips) - len(short)} clips are longer than one pass and left out",
+                file=sys.stderr,
+            )
+        clips = short[shard::shards]
         for condition in (wanted for wanted in CONDITIONS if wanted.name in args.conditions.split(",")):
             rows = clips
             if condition.name != "clean":

@@ -28,11 +28,14 @@ from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS, read_json_lines
 from modeling_clsr.hub.build import default_checkpoint
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
+from modeling_clsr.training.curve import CURVE_FILE, draw_curve
 
 PASSAGE_WORDS = (12, 60)
 WORD_WEIGHT, MOMENT_SHARE = 0.2, 0.5  # as retrieval/search.py, which needs LanceDB
 ENCODE_BATCH = 32  # short, so that texts of unlike length are not padded
 SAVE_STEPS = 25
+PATHS = ("out", "device")
 STATE_FILE = "training.pt"  # goes on where a run was stopped
 
 
@@ -258,7 +261,7 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
         schedule.step()
         if step % 10 == 0 or step == args.steps - 1:
             curve.append({"step": step, "loss": float(loss.detach())})
-        if (step + 1) % SAVE_STEPS == 0:
+        if (step + 1) % SAVE_STEPS == 0 or step == args.steps - 1:
             state = {"steps": step + 1, "curve": curve, "model": model.text_model.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
             torch.save(state, file.with_suffix(".part"))
@@ -296,6 +299,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    stamp = make_stamp()
     torch.manual_seed(args.seed)
     folder = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
     processor = CLSRProcessor.from_pretrained(folder)
@@ -341,9 +345,11 @@ def main() -> None:
         )
         mixed[str(share)] = measure(student, pools)
     student.model.text_model.save_pretrained(out)
-    result = {"settings": vars(args), "before": before, "after": mixed, "curve": curve}
-    result["seconds"] = time.perf_counter() - start
-    (out / "dev.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    draw_curve(curve, out / CURVE_FILE)
+    sizes = {name: len(content) for name, content in data.items() if name != "words"}
+    settings = {name: value for name, value in vars(args).items() if name not in PATHS}
+    figures = {"before": before, "after": mixed, "curve": curve, "seconds": time.perf_counter() - start}
+    write_stamped(out / "dev.json", figures, stamp, settings=settings, texts=sizes)
     print(json.dumps({"before": before, "after": mixed, "loss": [curve[0], curve[-1]]}))
 
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from safetensors.torch import load_file
 
 from modeling_clsr import CLSRModel, CLSRProcessor
-from modeling_clsr.data.audio import load_audio
 from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.training.arguments import ModelArguments
 from modeling_clsr.training.build import build_model
 from tests.tiny_parts import tiny_parts
@@ -174,7 +175,9 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
             *("--heard", spoken / "heard", "--plain", plain, "--out", tmp_path / name, "--steps", 12),
             *("--held_out_from", 40, "--learning_rate", rate, "--anchor_weight", 0, "--device", "cpu"),
         )
-    found = json.loads((tmp_path / "fast" / "dev.json").read_text())
+    fast = json.loads((tmp_path / "fast" / "dev.json").read_text())
+    found = fast["figures"]
+    assert fast["stamp"]["settings"]["learning_rate"] == 1e-2 and fast["stamp"]["texts"]["plain"] == 3
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"]
     assert found["before"].keys() == {"squad, clean", "squad, noisy"} and set(found["after"]) == {
         "0.25",
@@ -182,7 +185,7 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
         "0.75",
         "1.0",
     }
-    still = json.loads((tmp_path / "slow" / "dev.json").read_text())
+    still = json.loads((tmp_path / "slow" / "dev.json").read_text())["figures"]
     assert still["after"]["1.0"] == still["before"]
     assert (tmp_path / "fast" / "model.safetensors").is_file()
     capsys.readouterr()
@@ -193,6 +196,32 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
     }
     named = capsys.readouterr().out.split()
     assert sorted(named) == ["fast", "slow"] and means[named[0]] == max(means.values())
+
+
+def test_text_side_goes_on_where_it_was_stopped(spoken, tiny_checkpoint, tmp_path, monkeypatch):
+    text_side = importlib.import_module("text_side")
+    monkeypatch.setattr(text_side, "SAVE_STEPS", 2)
+    settings = ("--checkpoint", tiny_checkpoint, "--squad", spoken / "squad" / "manifest.jsonl", "--heard")
+    settings += (spoken / "heard", "--held_out_from", 40, "--steps", 5, "--device", "cpu", "--out")
+    saved = torch.save
+
+    def stop_after_saving(state, file):
+        saved(state, file)
+        if state["steps"] == 4:
+            file.replace(file.with_name(text_side.STATE_FILE))
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["text_side.py", *map(str, settings), str(tmp_path / "whole")])
+    text_side.main()
+    monkeypatch.setattr(sys, "argv", ["text_side.py", *map(str, settings), str(tmp_path / "stopped")])
+    with monkeypatch.context() as stopping, pytest.raises(KeyboardInterrupt):
+        stopping.setattr(torch, "save", stop_after_saving)
+        text_side.main()
+    text_side.main()
+    whole, stopped = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "stopped"))
+    assert whole.keys() == stopped.keys()
+    for name, weight in whole.items():
+        torch.testing.assert_close(stopped[name], weight, rtol=0, atol=1e-6)
 
 
 def test_clips_are_heard_once_each_and_shards_make_the_whole(tmp_path, tiny_checkpoint, monkeypatch):
@@ -259,26 +288,18 @@ def test_parallel_decoder_is_built_from_whisper_by_name_alone(tmp_path):
     assert torch.equal(built.model.speech_model.decoder.layers[0].fc1.weight, own)
 
 
-def test_noisy_copies_keep_the_rows_and_what_was_heard_stands_for_the_words(tmp_path, monkeypatch):
-    rows = tone_rows(tmp_path / "tones", 4)
-    soundfile.write(tmp_path / "noise1.wav", 0.1 * np.random.default_rng(0).standard_normal(16000), 16000)
-    common = (tmp_path / "tones" / "rows.jsonl", "--noise_dir", tmp_path, "--out", tmp_path / "noisy")
-    run(monkeypatch, "noisy.py", *common, "--snr_db", "0,0")
-    copies = read_manifest(tmp_path / "noisy" / "manifest.jsonl")
-    assert [(row.id, row.transcript, row.question) for row in copies] == [
-        (row.id, row.transcript, row.question) for row in rows
-    ]
-    for row, copy in zip(rows, copies, strict=True):
-        clean, noisy = (load_audio(path) for path in (row.audio, copy.audio))
-        assert len(noisy) == len(clean)
-        assert np.corrcoef(clean, noisy)[0, 1] == pytest.approx(
-            np.sqrt(0.5), abs=0.08
-        )  # as loud as the noise
-    made = {copy.audio: Path(copy.audio).stat().st_mtime_ns for copy in copies}
-    (tmp_path / "heard").mkdir()
-    heard = [{"id": rows[0].id, "text": "a bee"}, {"id": rows[1].id, "text": ""}]
-    (tmp_path / "heard" / "noisy.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
-    run(monkeypatch, "noisy.py", *common, "--snr_db", "0,0", "--heard", tmp_path / "heard")
-    (labelled,) = read_manifest(tmp_path / "noisy" / "pseudo.jsonl")
-    assert (labelled.id, labelled.transcript, labelled.audio) == (rows[0].id, "a bee", copies[0].audio)
-    assert made == {copy.audio: Path(copy.audio).stat().st_mtime_ns for copy in copies}
+def test_collection_is_learnt_from_as_it_was_heard_and_every_third_clip_is_held_out(
+    spoken, tmp_path, monkeypatch, capsys
+):
+    manifest = spoken / "squad" / "manifest.jsonl"
+    rows = read_manifest(manifest)
+    heard = [{"id": row.id, "text": "" if number == 1 else "a bee"} for number, row in enumerate(rows)]
+    (spoken / "heard" / "collection.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
+    run(monkeypatch, "collection.py", manifest, "--heard", spoken / "heard", "--out", tmp_path / "work")
+    learnt = read_manifest(tmp_path / "work" / "pseudo.jsonl")
+    assert {row.transcript for row in learnt} == {"a bee"}
+    assert [row.id for row in learnt] == [row.id for n, row in enumerate(rows) if n % 3 and n != 1]
+    passages, questions = load_set(tmp_path / "work" / "held_out")
+    assert [row.transcript for row in passages] == [row.transcript for row in rows[::3]]
+    assert [question.question for question in questions] == [row.question for row in rows[::3]]
+    assert "39 rows to learn from, 20 questions about 20 held-out clips" in capsys.readouterr().out
