@@ -6,12 +6,15 @@ python benchmarks/tables.py --write    # put them into their files
 
 import argparse
 import json
+from functools import partial
 from pathlib import Path
 
 from modeling_clsr.evaluation.report import render_results
 from modeling_clsr.evaluation.significance import shown_p
+from modeling_clsr.hub.changes import REPORT_FILE, render_changes
 
 ROOT = Path(__file__).parents[1]
+MINI_EN = "clsr-mini-en"
 SCALES = (1_000, 100_000, 10_000_000)  # hours of audio
 CORE_HOUR_PRICE = 0.04  # dollars: an assumption, about what clouds ask
 OPUS_KBITS = 32
@@ -326,10 +329,33 @@ def forms_table() -> str:
     return "\n".join(lines)
 
 
-def card_results() -> str:
-    """Return the results of clsr-base-en, from every stored report of `eval_clsr.py`."""
-    measured = [read(name) for name in EVALUATIONS if path_of(name).is_file()]
-    return render_results(*measured) or "Not measured yet."
+def card_results(folder: str = ".") -> str:
+    """Return the results of a checkpoint, from every report of `eval_clsr.py` that is stored in its folder."""
+    names = [f"{folder}/{name}" for name in EVALUATIONS]
+    return render_results(*(read(name) for name in names if path_of(name).is_file())) or "Not measured yet."
+
+
+def text_side_table() -> str:
+    """Return the Markdown table of `recipes/mini_en/text_side.py`."""
+    result = read(f"{MINI_EN}/text_side")
+    figures, settings = result["figures"], result["stamp"]["settings"]
+    pools = list(figures["before"])
+    lines = [f"| share of the tuned weights | {' | '.join(pools)} |", "|---|" + "---|" * len(pools)]
+    for share, found in ({"0": figures["before"]} | figures["after"]).items():
+        lines.append(f"| {share} | {' | '.join(f'{100 * found[pool]:.1f}' for pool in pools)} |")
+    texts = result["stamp"]["texts"]
+    lines += [
+        "",
+        f"{settings['steps']} steps at {settings['learning_rate']:g}; {texts['train']:,} sentences with questions, "
+        f"{texts['medical']:,} medical answers, {texts['plain']:,} plain sentences.",
+    ]
+    return "\n".join(lines)
+
+
+def changes_table() -> str:
+    """Return the Markdown table of what training changed in clsr-mini-en."""
+    report = json.loads((ROOT / "checkpoints" / MINI_EN / REPORT_FILE).read_text(encoding="utf-8"))
+    return render_changes(report)
 
 
 def line(what: str, figure: str, script: str) -> str:
@@ -367,6 +393,9 @@ PLACES = (
     ("docs/faster.md", "forms", forms_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
+    (f"checkpoints/{MINI_EN}/README.md", "text side", text_side_table),
+    (f"checkpoints/{MINI_EN}/README.md", "results", partial(card_results, MINI_EN)),
+    (f"checkpoints/{MINI_EN}/README.md", "changes", changes_table),
 )
 
 

@@ -441,7 +441,7 @@ def _parser() -> argparse.ArgumentParser:
     index.add_argument("paths", nargs="+", type=Path, metavar="PATH", help="recordings, or folders of them")
     add_index(index)
     index.add_argument(
-        "--model", metavar="CKPT", help="checkpoint folder or Hub id; default: the index's own"
+        "--model", metavar="CKPT", help="folder, Hub id or clsr-mini-en; default: the index's own"
     )
     add_form(index)
     index.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
@@ -508,7 +508,7 @@ def _parser() -> argparse.ArgumentParser:
     transcribe.add_argument(
         "--out", metavar="DIR", help="write there, or - for stdout; default: beside the recording"
     )
-    transcribe.add_argument("--model", metavar="CKPT", help="checkpoint folder or Hub id; the default one")
+    transcribe.add_argument("--model", metavar="CKPT", help="folder, Hub id or clsr-mini-en; the default one")
     add_form(transcribe)
     transcribe.add_argument("--batch-size", type=int, default=16, metavar="N", help="passages at once (16)")
 

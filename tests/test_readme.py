@@ -44,6 +44,7 @@ def test_tables_are_rendered_from_the_stamped_results():
         "docs/faster.md",
         "docs/evaluation.md",
         "model_cards/clsr-base-en.md",
+        "checkpoints/clsr-mini-en/README.md",
     )
     shown = "".join((ROOT / file).read_text(encoding="utf-8") for file in files)
     for paragraph in printed.strip().split("\n\n"):

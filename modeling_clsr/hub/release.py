@@ -54,6 +54,11 @@ WEIGHTS_FILE = "model.safetensors"
 SUB_CONFIGS = ("speech_config", "text_config", "decoder_config")
 
 
+def release_names() -> list[str]:
+    """Return the names of the repository's `checkpoints`; none in an installed package."""
+    return sorted(file.parent.name for file in RELEASES.glob(f"*/{RECIPE_FILE}"))
+
+
 def find_release(name: str) -> Path:
     """Return the folder of a release.
 

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from ..data.sampler import length_batches
+from ..hub.release import cached_release, find_release, release_names
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
 from ..transcript_clsr import Transcript
@@ -58,7 +59,7 @@ class Encoder:
         """Load a checkpoint.
 
         Args:
-            name: a folder, or the id of a Hub repository.
+            name: a folder, one of the repository's `checkpoints`, or the id of a Hub repository.
             device: "cuda" if there is one and no form is named, else "cpu".
             form: a faster one for the CPU, see `faster.FORMS`; float32 if None.
 
@@ -67,6 +68,8 @@ class Encoder:
             ValueError: the form does not exist, fits neither the model nor the device, or is of other weights.
         """
         folder = Path(name).expanduser().absolute()
+        if not folder.is_dir() and str(name) in release_names():
+            folder = cached_release(find_release(str(name)))
         if folder.is_dir():
             name = str(folder)
         else:
