@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from modeling_clsr.evaluation.build_systems import SYSTEMS, Parts, build_systems, compared_alike
+from modeling_clsr.evaluation.conditions import chosen_conditions
 from modeling_clsr.evaluation.evaluator import evaluate_systems, load_set
 from modeling_clsr.evaluation.long_form import evaluate_long_form
 from modeling_clsr.evaluation.moments import CascadeMoments, IndexMoments, evaluate_moments
@@ -43,13 +44,14 @@ def ranking(args: argparse.Namespace) -> str:
 def robustness(args: argparse.Namespace) -> str:
     """Rank the passages of each set under noise and in rooms."""
     stamp, out = make_stamp(), Path(args.out)
+    conditions, noise = chosen_conditions(args.conditions), Path(args.noise)
     systems = build_systems(args, cache_folder(args))
-    figures = {}
+    figures, pairs = {}, compared_alike([system.name for system in systems])
     for folder in args.set:
         name = Path(folder).name
-        noise = Path(args.noise)
+        clips = out / "clips" / name
         figures[name] = evaluate_robustness(
-            *load_set(folder), systems, noise, out / "clips" / name, reference_of(systems)
+            *load_set(folder), systems, noise, clips, reference_of(systems), conditions, pairs
         )
         draw_robustness(figures[name], out / f"robustness-{name}.png")
     return _write(out, figures, stamp, args)
@@ -135,6 +137,7 @@ def main() -> None:
     add("--st", help="sentence-transformers model that takes audio")
     add("--distractors", help="manifest of clips that join the pool and answer nothing")
     add("--noise", default="../shared/data/noise", help="robustness: folder of noises and rooms")
+    add("--conditions", help="robustness: those to measure, as 'clean;5 dB'; all if left out")
     add("--lalm", help="long-form: URL of an OpenAI-compatible server, folder or Hub id")
     add("--cut", choices=("fixed", "pauses"), default="fixed", help="long-form: how recordings are cut")
     add("--piece_s", type=float, default=40.0, help="long-form: seconds of a piece")

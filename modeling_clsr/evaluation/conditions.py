@@ -45,6 +45,24 @@ CONDITIONS = (
 )
 
 
+def chosen_conditions(names: str | None) -> tuple[Condition, ...]:
+    """Return conditions by their names, in the table's order.
+
+    Args:
+        names: with ";" between them, as "clean;5 dB"; all if None.
+
+    Raises:
+        ValueError: there is none of a name.
+    """
+    known = {condition.name: condition for condition in CONDITIONS}
+    wanted = list(known) if names is None else [name.strip() for name in names.split(";")]
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(
+            f"the condition is {unknown[0]!r} but must be one of {'; '.join(known)}; choose among them"
+        )
+    return tuple(condition for name, condition in known.items() if name in wanted)
+
+
 def degrade(passages: Sequence[Row], condition: Condition, noise_folder: Path, out: Path) -> list[Row]:
     """Write every clip under a condition; clips that are there are kept.
 

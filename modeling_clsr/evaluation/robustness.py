@@ -22,11 +22,12 @@ def evaluate_robustness(
     out: Path,
     reference: str | None = None,
     conditions: Sequence[Condition] = CONDITIONS,
+    pairs: Sequence[tuple[str, str]] = (),
 ) -> dict[str, Any]:
-    """Measure systems under every condition: {condition: what `evaluate_systems` returns}. See `degrade`."""
+    """Measure systems under every condition: {condition: what `evaluate_systems` returns}; see `degrade` and there."""
     return {
         condition.name: evaluate_systems(
-            degrade(passages, condition, noise_folder, out), questions, systems, reference
+            degrade(passages, condition, noise_folder, out), questions, systems, reference, pairs
         )
         for condition in conditions
     }

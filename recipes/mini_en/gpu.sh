@@ -13,7 +13,7 @@ export OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false PYTHONUNB
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=${PYTHONPATH:-}:$PWD
 R=recipes/mini_en
-CONDITIONS="clean,10 dB,5 dB"
+CONDITIONS="clean;10 dB;5 dB"
 mkdir -p "$OUT" "$W/log" "$W/heard" "$W/sets"
 say() { echo "[$SECONDS s] $*"; }
 hear() { # log, then the arguments of hear.py

@@ -23,7 +23,7 @@ from modeling_clsr.data.augmentation import Augmentation, load_noises
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
-from modeling_clsr.evaluation.conditions import CONDITIONS, degrade
+from modeling_clsr.evaluation.conditions import chosen_conditions, degrade
 from modeling_clsr.hub.build import default_checkpoint
 
 MAX_BATCH = 64
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument(
         "--snr_db", help="range of noise that is mixed in, as 0,15; half of the clips get a room"
     )
-    parser.add_argument("--conditions", default="clean", help="of the robustness test, with commas")
+    parser.add_argument("--conditions", default="clean", help="of the robustness test, as 'clean;5 dB'")
     parser.add_argument("--degraded", help="folder of the clips under those conditions")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -118,7 +118,7 @@ def main() -> None:
                 file=sys.stderr,
             )
         clips = short[shard::shards]
-        for condition in (wanted for wanted in CONDITIONS if wanted.name in args.conditions.split(",")):
+        for condition in chosen_conditions(args.conditions):
             rows = clips
             if condition.name != "clean":
                 rows = degrade(clips, condition, Path(args.noise_dir), Path(args.degraded) / name)

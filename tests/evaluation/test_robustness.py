@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 
 from modeling_clsr.data.audio import load_audio
-from modeling_clsr.evaluation.conditions import CONDITIONS, TEST_NOISES, TEST_ROOMS, Condition, degrade
+from modeling_clsr.evaluation.conditions import (
+    CONDITIONS,
+    TEST_NOISES,
+    TEST_ROOMS,
+    Condition,
+    chosen_conditions,
+    degrade,
+)
 from modeling_clsr.evaluation.robustness import evaluate_robustness
 from modeling_clsr.evaluation.robustness_report import draw_robustness, robustness_table
 from modeling_clsr.evaluation.sets import Question
@@ -55,6 +62,14 @@ def test_room_changes_a_clip_but_not_its_length(noises, tmp_path):
     assert len(load_audio(wet.audio)) == len(dry) and np.abs(load_audio(wet.audio) - dry).max() > 0.01
     with pytest.raises(FileNotFoundError):
         degrade([row], Condition("room", room=True), tmp_path / "none", tmp_path / "other")
+
+
+def test_conditions_are_chosen_by_name_in_the_order_of_the_table():
+    chosen = chosen_conditions("room, 10 dB; 5 dB;clean")
+    assert [condition.name for condition in chosen] == ["clean", "5 dB", "room, 10 dB"]
+    assert chosen_conditions(None) == CONDITIONS
+    with pytest.raises(ValueError, match="the condition is '7 dB' but must be one of clean; 20 dB;"):
+        chosen_conditions("7 dB")
 
 
 class Fragile:
