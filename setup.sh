@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# Sets up .venv, builds the default checkpoint, indexes examples/library and asks it the five questions of the README.
+# Sets up .venv, builds the default checkpoint and clsr-mini-en, indexes examples/library and asks it the five questions
+# of the README.
 # A second run skips what is done. Settings from the environment:
 #   PYTHON       interpreter for the environment (python3)
 #   TORCH_SPEC   what pip gets for torch (torch==2.13.0)
@@ -57,6 +58,7 @@ PY
 
 step "install into .venv" install
 step "build the default checkpoint" .venv/bin/clsr build
+step "build clsr-mini-en" .venv/bin/clsr build --name clsr-mini-en
 step "index examples/library" .venv/bin/clsr index examples/library --index "$INDEX"
 step "ask" ask
 echo "== all: $SECONDS s"

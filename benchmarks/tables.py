@@ -335,6 +335,83 @@ def card_results(folder: str = ".") -> str:
     return render_results(*(read(name) for name in names if path_of(name).is_file())) or "Not measured yet."
 
 
+def gains_table() -> str:
+    """Return how clsr-mini-en stands beside the cascades of its parts, before and after training."""
+    rivals = {"the cascade of the untouched parts": "@base", "the cascade with its text encoder": ""}
+    lines = [
+        f"| set | ranked by | clsr-mini-en, R@1 | {' | '.join(f'{name} | difference' for name in rivals)} |",
+        "|---|---|---|" + "---|---|" * len(rivals),
+    ]
+    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
+        for end, rule in (("", "cosine"), ("-search", "as `clsr search`")):
+            cells = [name, rule, percent(found["systems"][f"clsr{end}"], "recall_at_1")]
+            for base in rivals.values():
+                other = f"cascade{end}{base}"
+                test = found["paired"][f"clsr{end} - {other}"]["recall_at_1"]
+                cells.append(f"{100 * found['systems'][other]['recall_at_1']:.1f} %")
+                cells.append(
+                    f"{100 * test['difference']:+.1f} ({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), "
+                    f"{shown_p(test['p_value'])}"
+                )
+            lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def levers_table() -> str:
+    """Return what each lever of clsr-mini-en gave; those without stored results are left out."""
+    lines = ["| lever | figure | command |", "|---|---|---|"]
+    heard = read("recognition")["figures"]
+    short, again = (heard[f"CLSR, true length + 1 s{end}"] for end in ("", ", suspicious again"))
+    lines.append(
+        line(
+            "early stops and loops: suspicious clips are heard again, padded",
+            f"word errors {percent(short, 'wer')}, then {percent(again, 'wer')}; {short['times_real_time']:.1f} and "
+            f"{again['times_real_time']:.1f} × real time",
+            "recognition.py",
+        )
+    )
+    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
+        systems = found["systems"]
+        tuned = [systems[f"cascade{base}"] for base in ("@base", "")]
+        lines += [
+            f"| trained text encoder, the cascade's words, {name} | R@1 {percent(tuned[0], 'recall_at_1')}, then "
+            f"{percent(tuned[1], 'recall_at_1')} | `eval_clsr.py` |",
+            f"| hybrid score, {name} | R@1 {percent(systems['clsr'], 'recall_at_1')}, then "
+            f"{percent(systems['clsr-search'], 'recall_at_1')} | `eval_clsr.py` |",
+        ]
+    if path_of(f"{MINI_EN}/uncertain").is_file():
+        lines += [
+            line(f"uncertain positions, {name}: {way}", difference(row["against_best"]), "uncertain.py")
+            for name, found in read(f"{MINI_EN}/uncertain")["figures"].items()
+            for way, row in found["ways"].items()
+            if way != "best"
+        ]
+    tiny = read("learning")["figures"]["paired"]["joint - control"]
+    lines.append(
+        line(
+            "retrieval gradient, against the same steps without, tiny model", difference(tiny), "learning.py"
+        )
+    )
+    lines += [
+        line(
+            f"speed: `{name}` in place of float32",
+            f"{row['gain']:.2f} times as fast; {difference(row['recall_at_1_difference'])}",
+            "forms.py",
+        )
+        for name, row in read("forms")["figures"]["forms"].items()
+        if "gain" in row
+    ]
+    return "\n".join(lines)
+
+
+def difference(test: dict) -> str:
+    """Write a paired difference of R@1."""
+    return (
+        f"R@1 {100 * test['difference']:+.1f} points ({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), "
+        f"{shown_p(test['p_value'])}"
+    )
+
+
 def text_side_table() -> str:
     """Return the Markdown table of `recipes/mini_en/text_side.py`."""
     result = read(f"{MINI_EN}/text_side")
@@ -382,6 +459,7 @@ def path_of(name: str) -> Path:
 
 PLACES = (
     ("README.md", "figures", figures_table),
+    ("README.md", "gains", gains_table),
     ("docs/training.md", "learning", learning_table),
     ("docs/training.md", "speed", training_table),
     ("docs/search.md", "doubt", doubt_table),
@@ -394,6 +472,7 @@ PLACES = (
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
     (f"checkpoints/{MINI_EN}/README.md", "text side", text_side_table),
+    (f"checkpoints/{MINI_EN}/README.md", "levers", levers_table),
     (f"checkpoints/{MINI_EN}/README.md", "results", partial(card_results, MINI_EN)),
     (f"checkpoints/{MINI_EN}/README.md", "changes", changes_table),
 )
