@@ -34,7 +34,8 @@ from modeling_clsr.training.curve import CURVE_FILE, draw_curve
 PASSAGE_WORDS = (12, 60)
 WORD_WEIGHT, MOMENT_SHARE = 0.2, 0.5  # as retrieval/search.py, which needs LanceDB
 ENCODE_BATCH = 32  # short, so that texts of unlike length are not padded
-SAVE_STEPS = 25
+CURVE_STEPS = 5
+SAVE_STEPS = 25  # a multiple of the curve's
 PATHS = ("out", "device")
 STATE_FILE = "training.pt"  # goes on where a run was stopped
 
@@ -227,6 +228,7 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
         optimizer, lambda n: min((n + 1) / warmup, (args.steps - n) / max(args.steps - warmup, 1))
     )
     curve: list[dict[str, float]] = []
+    recent: list[float] = []
     file, start = Path(args.out) / STATE_FILE, 0
     if file.is_file():
         state = torch.load(file, map_location=model.device, weights_only=True)
@@ -249,18 +251,21 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
             right = torch.tensor([owners[index] for index in keep], device=model.device)
             taught = teach(teacher, data["words"], questions, passages)
             losses.append(listwise_loss(student, passages, taught, questions, right, args))
-        plain = chance.sample(data["plain"], min(args.plain_batch, len(data["plain"])))
-        with torch.no_grad():
-            own = teacher(plain)
-        losses.append(args.anchor_weight * (1 - (student(plain) * own).sum(dim=1)).mean())
+        if plain := chance.sample(data["plain"], min(args.plain_batch, len(data["plain"]))):
+            with torch.no_grad():
+                own = teacher(plain)
+            losses.append(args.anchor_weight * (1 - (student(plain) * own).sum(dim=1)).mean())
         loss = torch.stack(losses).sum()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(learned, 1.0)
         optimizer.step()
         schedule.step()
-        if step % 10 == 0 or step == args.steps - 1:
-            curve.append({"step": step, "loss": float(loss.detach())})
+        recent.append(float(loss.detach()))
+        if (step + 1) % CURVE_STEPS == 0 or step == args.steps - 1:
+            # A mean, because texts differ from step to step.
+            curve.append({"step": step + 1, "loss": sum(recent) / len(recent)})
+            recent.clear()
         if (step + 1) % SAVE_STEPS == 0 or step == args.steps - 1:
             state = {"steps": step + 1, "curve": curve, "model": model.text_model.state_dict()}
             state |= {"optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
