@@ -342,7 +342,12 @@ def gains_table() -> str:
         f"| set | ranked by | clsr-mini-en, R@1 | {' | '.join(f'{name} | difference' for name in rivals)} |",
         "|---|---|---|" + "---|---|" * len(rivals),
     ]
-    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
+    pools = dict(read(f"{MINI_EN}/evaluation")["figures"])
+    for name, conditions in read(f"{MINI_EN}/robustness")["figures"].items():
+        pools |= {
+            f"{name}, {condition}": found for condition, found in conditions.items() if condition != "clean"
+        }
+    for name, found in pools.items():
         for end, rule in (("", "cosine"), ("-search", "as `clsr search`")):
             cells = [name, rule, percent(found["systems"][f"clsr{end}"], "recall_at_1")]
             for base in rivals.values():
