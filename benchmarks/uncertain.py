@@ -1,11 +1,12 @@
 r"""Does it help to hand on the recogniser's doubt: more than its best tokens where it hesitates?
 
-    python benchmarks/uncertain.py --set sets/real-mix --checkpoint clsr-mini-en --json \
-        benchmarks/results/uncertain.json
+    python benchmarks/uncertain.py --set sets/real-mix --set sets/spoken-squad-mini --checkpoint clsr-mini-en \
+        --json benchmarks/results/clsr-mini-en/uncertain.json
 
 Each passage is heard once and embedded in several ways. `best`: its transcript, as the model does. `mixed P`: where the
 best token is less probable than P, the text encoder gets the mean of the four likeliest tokens' embeddings, weighted
-(the backward pass of `retokenize`, here forward). `left out P`: words less probable than P are left out.
+(the backward pass of `retokenize`, here forward). `left out P`: words less probable than P are left out; `half P`: the
+mean of that vector and `best`.
 """
 
 import argparse
@@ -22,6 +23,7 @@ from modeling_clsr.decoding_clsr import Decoded
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.significance import mean_interval, paired_test
+from modeling_clsr.evaluation.systems import unit
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.recognizer_clsr import encode_speech
 from modeling_clsr.retrieval.encoder import Encoder
@@ -76,6 +78,8 @@ def hear(encoder: Encoder, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]
     texts = [texts_of(transcript) for transcript in transcripts]
     for name in texts[0]:
         found[name] = encoder.encode_texts([text[name] for text in texts], truncation=True)
+    for bound in PROBABILITIES:
+        found[f"half {bound}"] = unit(found["best"] + found[f"left out {bound}"])
     return found
 
 
