@@ -385,10 +385,17 @@ def levers_table() -> str:
             f"{percent(systems['clsr-search'], 'recall_at_1')} | `eval_clsr.py` |",
         ]
     if path_of(f"{MINI_EN}/uncertain").is_file():
+        sets = read(f"{MINI_EN}/uncertain")["figures"]
         lines += [
-            line(f"uncertain positions, {name}: {way}", difference(row["against_best"]), "uncertain.py")
-            for name, found in read(f"{MINI_EN}/uncertain")["figures"].items()
-            for way, row in found["ways"].items()
+            line(
+                f"uncertain positions: {way}",
+                "; ".join(
+                    f"{name}: {difference(found['ways'][way]['against_best'])}"
+                    for name, found in sets.items()
+                ),
+                "uncertain.py",
+            )
+            for way in next(iter(sets.values()))["ways"]
             if way != "best"
         ]
     tiny = read("learning")["figures"]["paired"]["joint - control"]
