@@ -326,6 +326,10 @@ def test_vector_index_finds_the_nearest_at_any_width(tmp_path, dim, monkeypatch)
     table.add([*rows, {"id": "silence", "transcript": "", "vector": None}])
     SpeechIndex(str(tmp_path / "index"), table, metadata).maintain()
     assert [found.name for found in table.list_indices()].count("vector_400") == 1
-    tenth = np.sort(vectors @ vectors[7])[-10]
-    found = list(wait(TableReader(str(tmp_path / "index")).nearest(vectors[7], 10)).values())
-    assert found[0] == pytest.approx(1.0, abs=1e-5) and sum(cosine > tenth - 1e-5 for cosine in found) >= 9
+    reader, recalls = TableReader(str(tmp_path / "index")), []
+    for vector in vectors[:20]:
+        tenth = np.sort(vectors @ vector)[-10]
+        found = list(wait(reader.nearest(vector, 10)).values())
+        assert found[0] == pytest.approx(1.0, abs=1e-5)
+        recalls.append(sum(cosine > tenth - 1e-5 for cosine in found) / 10)
+    assert np.mean(recalls) > 0.8  # its clusters start at random; vectors of no structure are the hardest
