@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 from modeling_clsr.evaluation.report import render_results
-from modeling_clsr.evaluation.significance import shown_p
+from modeling_clsr.evaluation.significance import shown_difference
 from modeling_clsr.hub.changes import REPORT_FILE, render_changes
 
 ROOT = Path(__file__).parents[1]
@@ -92,10 +92,7 @@ def learning_table() -> str:
         )
     lines.append("")
     for pair, row in figures["paired"].items():
-        lines.append(
-            f"- {pair}: {100 * row['difference']:+.1f} points ({100 * row['low']:+.1f} to {100 * row['high']:+.1f}), "
-            f"{shown_p(row['p_value'])}, paired over the held-out questions."
-        )
+        lines.append(f"- {pair}: {shown_difference(row)}, paired over the held-out questions.")
     lines += ["", f"{result['stamp']['data']}; one question each."]
     return "\n".join(lines)
 
@@ -311,10 +308,7 @@ def forms_table() -> str:
         if "gain" in row:
             gain, same = share(row, "gain"), f"{row['same_transcripts']} of {figures['clips']}"
             paired = row["recall_at_1_difference"]
-            against = (
-                f"{100 * paired['difference']:+.1f} points ({100 * paired['low']:+.1f} to "
-                f"{100 * paired['high']:+.1f}), {shown_p(paired['p_value'])}"
-            )
+            against = shown_difference(paired)
         low, high = row["times_real_time_interval"]
         lines.append(
             f"| `{name}` | {row['times_real_time']:.1f} ({low:.1f} to {high:.1f}) | {gain} "
@@ -353,11 +347,8 @@ def gains_table() -> str:
             for base in rivals.values():
                 other = f"cascade{end}{base}"
                 test = found["paired"][f"clsr{end} - {other}"]["recall_at_1"]
-                cells.append(f"{100 * found['systems'][other]['recall_at_1']:.1f} %")
-                cells.append(
-                    f"{100 * test['difference']:+.1f} ({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), "
-                    f"{shown_p(test['p_value'])}"
-                )
+                recall = found["systems"][other]["recall_at_1"]
+                cells += [f"{100 * recall:.1f} %", shown_difference(test)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -390,7 +381,7 @@ def levers_table() -> str:
             line(
                 f"uncertain positions: {way}",
                 "; ".join(
-                    f"{name}: {difference(found['ways'][way]['against_best'])}"
+                    f"{name}: R@1 {shown_difference(found['ways'][way]['against_best'])}"
                     for name, found in sets.items()
                 ),
                 "uncertain.py",
@@ -401,27 +392,21 @@ def levers_table() -> str:
     tiny = read("learning")["figures"]["paired"]["joint - control"]
     lines.append(
         line(
-            "retrieval gradient, against the same steps without, tiny model", difference(tiny), "learning.py"
+            "retrieval gradient, against the same steps without, tiny model",
+            f"R@1 {shown_difference(tiny)}",
+            "learning.py",
         )
     )
     lines += [
         line(
             f"speed: `{name}` in place of float32",
-            f"{row['gain']:.2f} times as fast; {difference(row['recall_at_1_difference'])}",
+            f"{row['gain']:.2f} times as fast; R@1 {shown_difference(row['recall_at_1_difference'])}",
             "forms.py",
         )
         for name, row in read("forms")["figures"]["forms"].items()
         if "gain" in row
     ]
     return "\n".join(lines)
-
-
-def difference(test: dict) -> str:
-    """Write a paired difference of R@1."""
-    return (
-        f"R@1 {100 * test['difference']:+.1f} points ({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), "
-        f"{shown_p(test['p_value'])}"
-    )
 
 
 def text_side_table() -> str:

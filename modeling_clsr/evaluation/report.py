@@ -10,7 +10,7 @@ from typing import Any
 from ..hub.stamp import write_stamped
 from .paper_tables import paper_tables, read_published
 from .robustness_report import robustness_table
-from .significance import shown_p
+from .significance import shown_difference
 
 try:
     import matplotlib.figure
@@ -95,10 +95,7 @@ def markdown(figures: dict[str, Any]) -> str:
         ]
         for pair, tests in found["paired"].items():
             test = tests["recall_at_1"]
-            lines.append(
-                f"- {pair}, R@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
-            )
+            lines.append(f"- {pair}, R@1: {shown_difference(test)}")
         lines += _split_lines(found["systems"])
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
@@ -177,10 +174,7 @@ def moments_table(figures: dict[str, Any]) -> str:
         ]
         for pair, tests in found["paired"].items():
             test = tests["hit_at_1"]
-            lines.append(
-                f"- {pair}, hit@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
-            )
+            lines.append(f"- {pair}, hit@1: {shown_difference(test)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"
 
@@ -213,9 +207,6 @@ def long_form_table(figures: dict[str, Any]) -> str:
         lines += ["", f"{found['questions']} questions, {found['pieces']} pieces.", ""]
         for pair, tests in found["paired"].items():
             test = tests["f1"]
-            lines.append(
-                f"- {pair}, F1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
-            )
+            lines.append(f"- {pair}, F1: {shown_difference(test)}")
         blocks.append("\n".join(lines))
     return "\n\n".join(blocks) + "\n"

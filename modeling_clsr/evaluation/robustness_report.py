@@ -6,7 +6,7 @@ Enters: what `robustness` found. Leaves: Markdown and PNG.
 from pathlib import Path
 from typing import Any
 
-from .significance import shown_p
+from .significance import shown_difference
 
 try:
     import matplotlib.figure
@@ -33,10 +33,7 @@ def robustness_table(figures: dict[str, Any]) -> str:
     for condition, found in figures.items():
         for pair, tests in found["paired"].items():
             test = tests["recall_at_1"]
-            lines.append(
-                f"- {condition}, {pair}, R@1: {100 * test['difference']:+.1f} points "
-                f"({100 * test['low']:+.1f} to {100 * test['high']:+.1f}), {shown_p(test['p_value'])}"
-            )
+            lines.append(f"- {condition}, {pair}, R@1: {shown_difference(test)}")
     return "\n".join(lines) + "\n"
 
 

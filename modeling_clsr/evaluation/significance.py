@@ -3,7 +3,7 @@
 Resampling unit: the query, or the group (passage, speaker) that several queries share.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -36,6 +36,16 @@ def shown_p(p_value: float) -> str:
     ('p < 0.001', 'p = 0.030')
     """
     return "p < 0.001" if p_value < 0.001 else f"p = {p_value:.3f}"
+
+
+def shown_difference(test: Mapping[str, float]) -> str:
+    """Write the fields of a `PairedResult` of shares for people.
+
+    >>> shown_difference({"difference": 0.05, "low": -0.01, "high": 0.11, "p_value": 0.2})
+    '+5.0 points (-1.0 to +11.0), p = 0.200'
+    """
+    difference, low, high = (100 * test[name] for name in ("difference", "low", "high"))
+    return f"{difference:+.1f} points ({low:+.1f} to {high:+.1f}), {shown_p(test['p_value'])}"
 
 
 def ratio_interval(numerators: np.ndarray, denominators: np.ndarray, seed: int = 0) -> tuple[float, float]:

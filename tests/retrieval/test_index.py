@@ -332,4 +332,4 @@ def test_vector_index_finds_the_nearest_at_any_width(tmp_path, dim, monkeypatch)
         found = list(wait(reader.nearest(vector, 10)).values())
         assert found[0] == pytest.approx(1.0, abs=1e-5)
         recalls.append(sum(cosine > tenth - 1e-5 for cosine in found) / 10)
-    assert np.mean(recalls) > 0.8  # its clusters start at random; vectors of no structure are the hardest
+    assert np.mean(recalls) > 0.85  # its clusters start at random; vectors of no structure are the hardest
