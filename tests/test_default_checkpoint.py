@@ -9,7 +9,7 @@ from transformers import WhisperForConditionalGeneration
 from modeling_clsr import CLSRModel
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.metrics import word_error_rate
-from modeling_clsr.hub.parts import minilm_folder, write_whisper_base
+from modeling_clsr.hub.parts import minilm_folder, whisper_tokenizer, write_whisper_base
 
 pytestmark = pytest.mark.slow
 
@@ -50,6 +50,15 @@ def test_word_error_rate_at_true_length_is_below_15_percent(base, reread):
             texts[row] = transcript.text
     rate, _ = word_error_rate([row["transcript"] for row in rows], texts)
     assert rate < 0.15
+
+
+@torch.no_grad()
+def test_labels_for_training_are_the_tokens_that_it_writes(base, reread):
+    model, processor = base
+    tokenizer = whisper_tokenizer()
+    for row in reread[:20]:
+        (heard,) = model.transcribe(**processor(audio=read(row), sampling_rate=16000))
+        assert tokenizer(" " + heard.text, add_special_tokens=False)["input_ids"] == heard.token_ids
 
 
 @torch.no_grad()

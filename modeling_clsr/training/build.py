@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerFast
+from transformers import AutoConfig, AutoTokenizer
 
 from ..configuration_clsr import CLSRConfig, SANMConfig
 from ..data.audio import load_audio
 from ..data.manifest import Row
 from ..hub.build import default_checkpoint
-from ..hub.parts import WHISPER_ID, whisper_tokenizer_file
+from ..hub.parts import WHISPER_ID, whisper_tokenizer
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
 from ..predictor_clsr import CIFPredictor
@@ -147,8 +147,7 @@ def _transcripts(args: ModelArguments, model: CLSRModel, processor: CLSRProcesso
     origin: Any = args.recognizer_tokenizer or args.speech or speech_config._name_or_path
     if origin == WHISPER_ID and args.recognizer_tokenizer is None:
         try:
-            tokenizer: Any = PreTrainedTokenizerFast(tokenizer_file=str(whisper_tokenizer_file()))
-            return tokenizer, True
+            return whisper_tokenizer(), True
         except ImportError:
             pass  # the packages are not installed; the Hub has it, too
     tokenizer = AutoTokenizer.from_pretrained(origin)
