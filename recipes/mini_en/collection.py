@@ -3,17 +3,19 @@ r"""A collection that nobody transcribed: rows to learn from, and a set of held-
     python recipes/mini_en/collection.py speech/squad/manifest.jsonl --heard WORK/heard --out WORK
 
 Enters: spoken sentences with questions, and what the recogniser heard of them (`hear.py`, under the name
-"collection"). Leaves: `pseudo.jsonl`, rows whose transcript is what was heard, and `held_out/`, every third clip with
-its questions as a set. Both parts are about the same things, so that names return.
+"collection"). Leaves: `pseudo.jsonl`, rows whose transcript is what was heard, and two sets: `other_clips/`, every
+third clip with its questions, and `new_questions/`, the learnt clips with questions that were held back, one of each
+clip that has several. All are about the same things, so that names return.
 """
 
 import argparse
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
 from labels import MAX_DURATION_S, read_heard, sentence_number
 
-from modeling_clsr.data.manifest import read_manifest, write_manifest
+from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
 from modeling_clsr.evaluation.benchmark_set import BenchmarkSet, Question, write_set
 
 NAME = "collection"  # under which `hear.py` heard the clips
@@ -30,17 +32,30 @@ def main() -> None:
     args = parser.parse_args()
     rows = [row for row in read_manifest(args.manifest) if (row.duration or 0.0) <= MAX_DURATION_S]
     heard = read_heard(args.heard, NAME)
-    by_clip = {row.audio: heard[row.id] for row in rows if row.id in heard}
-    learnt = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY and by_clip.get(row.audio)]
-    held_out = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY == 0]
-    passages = {
-        row.audio: row for row in reversed(held_out)
-    }  # the first row of a clip, as `hear.py` names it
-    questions = [Question(row.id, row.question or "", row.context_id or "") for row in held_out]
-    (args.out / "held_out").mkdir(parents=True, exist_ok=True)
-    write_set(args.out / "held_out", BenchmarkSet(list(passages.values())[::-1], questions))
-    write_manifest(args.out / "pseudo.jsonl", [replace(row, transcript=by_clip[row.audio]) for row in learnt])
-    print(f"{len(learnt)} rows to learn from, {len(held_out)} questions about {len(passages)} held-out clips")
+    by_clip = {row.audio: heard[row.id] for row in rows if heard.get(row.id)}
+    others = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY == 0]
+    learnt = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY and row.audio in by_clip]
+    last = {row.audio: row.id for row in learnt}
+    asked = Counter(row.audio for row in learnt)
+    held_back = [row for row in learnt if asked[row.audio] > 1 and row.id == last[row.audio]]
+    kept = [row for row in learnt if row not in held_back]
+    write_manifest(args.out / "pseudo.jsonl", [replace(row, transcript=by_clip[row.audio]) for row in kept])
+    write_questions(args.out / "other_clips", others, others)
+    write_questions(args.out / "new_questions", learnt, held_back)
+    print(
+        f"{len(kept)} rows to learn from, {len(held_back)} new questions about their clips, "
+        f"{len(others)} questions about other clips"
+    )
+
+
+def write_questions(folder: Path, clips: list[Row], asked: list[Row]) -> None:
+    """Write a set: the clips of some rows, each once, and the questions of others."""
+    passages: dict[str, Row] = {}
+    for row in clips:
+        passages.setdefault(row.audio, row)  # the first row of a clip, as `hear.py` names it
+    questions = [Question(row.id, row.question or "", row.context_id or "") for row in asked]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_set(folder, BenchmarkSet(list(passages.values()), questions))
 
 
 if __name__ == "__main__":

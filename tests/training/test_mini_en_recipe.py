@@ -4,6 +4,7 @@ import importlib
 import json
 import random
 import runpy
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.manifest import Row, read_manifest
@@ -288,18 +289,53 @@ def test_parallel_decoder_is_built_from_whisper_by_name_alone(tmp_path):
     assert torch.equal(built.model.speech_model.decoder.layers[0].fc1.weight, own)
 
 
-def test_collection_is_learnt_from_as_it_was_heard_and_every_third_clip_is_held_out(
+def test_collection_is_learnt_from_as_it_was_heard_and_searched_by_what_was_held_back(
     spoken, tmp_path, monkeypatch, capsys
 ):
     manifest = spoken / "squad" / "manifest.jsonl"
     rows = read_manifest(manifest)
+    second = json.dumps(
+        {
+            "id": "second",
+            "audio": str(rows[4].audio),
+            "transcript": rows[4].transcript,
+            "question": "What else?",
+            "context_id": rows[4].context_id,
+        }
+    )
+    manifest.write_text(manifest.read_text() + second + "\n")
     heard = [{"id": row.id, "text": "" if number == 1 else "a bee"} for number, row in enumerate(rows)]
     (spoken / "heard" / "collection.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
     run(monkeypatch, "collection.py", manifest, "--heard", spoken / "heard", "--out", tmp_path / "work")
     learnt = read_manifest(tmp_path / "work" / "pseudo.jsonl")
     assert {row.transcript for row in learnt} == {"a bee"}
-    assert [row.id for row in learnt] == [row.id for n, row in enumerate(rows) if n % 3 and n != 1]
-    passages, questions = load_set(tmp_path / "work" / "held_out")
+    learnable = [row for n, row in enumerate(rows) if n % 3 and n != 1]
+    assert [row.id for row in learnt] == [row.id for row in learnable]
+    passages, questions = load_set(tmp_path / "work" / "other_clips")
     assert [row.transcript for row in passages] == [row.transcript for row in rows[::3]]
     assert [question.question for question in questions] == [row.question for row in rows[::3]]
-    assert "39 rows to learn from, 20 questions about 20 held-out clips" in capsys.readouterr().out
+    passages, questions = load_set(tmp_path / "work" / "new_questions")
+    assert [row.id for row in passages] == [row.id for row in learnable]
+    assert [(entry.question, entry.context_id) for entry in questions] == [("What else?", rows[4].context_id)]
+    assert "39 rows to learn from, 1 new questions about their clips, 20 questions about other clips" in (
+        capsys.readouterr().out
+    )
+
+
+def test_average_lies_between_the_weights_before_and_after(tiny_checkpoint, tmp_path, monkeypatch):
+    trained = tmp_path / "trained"
+    shutil.copytree(tiny_checkpoint, trained)
+    before = load_file(tiny_checkpoint / "model.safetensors")
+    name, moved = next((name, weight + 1.0) for name, weight in before.items() if weight.is_floating_point())
+    save_file(before | {name: moved}, trained / "model.safetensors", metadata={"format": "pt"})
+    out = tmp_path / "averaged"
+    run(monkeypatch, "average.py", trained, "--base", tiny_checkpoint, "--share", "0.25", "--out", out)
+    weights = load_file(out / "model.safetensors")
+    torch.testing.assert_close(weights[name], before[name] + 0.25)
+    assert all(torch.equal(weights[other], before[other]) for other in before if other != name)
+    CLSRModel.from_pretrained(out)
+
+    save_file({name: moved}, trained / "model.safetensors")
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "average.py", trained, "--base", tiny_checkpoint, "--out", tmp_path / "refused")
+    assert not (tmp_path / "refused").exists()
