@@ -9,13 +9,16 @@
 set -euo pipefail
 MANIFEST=$1 W=$2
 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-1 2 3} CHECKPOINT=${CHECKPOINT:-default}
-R=recipes/mini_en SETS="other_clips new_questions"
+R=recipes/mini_en
+TRAINED="all the way" # the name, as of a condition, of what the weights heard that were not averaged
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p "$W/sets/checkpoint"
 
 $PYTHON $R/hear.py collection="$MANIFEST" --checkpoint "$CHECKPOINT" --out "$W/heard"
-for name in $SETS; do cp "$W/heard/collection.jsonl" "$W/sets/checkpoint/$name.jsonl"; done
+for name in other_clips new_questions "new_questions-$TRAINED"; do
+  cp "$W/heard/collection.jsonl" "$W/sets/checkpoint/$name.jsonl"
+done
 $PYTHON $R/collection.py "$MANIFEST" --heard "$W/heard" --out "$W"
 for seed in $SEEDS; do
   for arm in joint control; do
@@ -31,9 +34,9 @@ for seed in $SEEDS; do
     if [[ ! -f $averaged/model.safetensors ]]; then
       $PYTHON $R/average.py "$trained" --base "$CHECKPOINT" --out "$averaged"
     fi
-    for name in $SETS; do
-      $PYTHON $R/hear.py "$name=$W/$name/passages.jsonl" --checkpoint "$averaged" --out "$W/sets/$arm-$seed"
-    done
+    $PYTHON $R/hear.py "other_clips=$W/other_clips/passages.jsonl" "new_questions=$W/new_questions/passages.jsonl" \
+      --checkpoint "$averaged" --out "$W/sets/$arm-$seed"
+    $PYTHON $R/hear.py "new_questions-$TRAINED=$W/new_questions/passages.jsonl" --checkpoint "$trained" --out "$W/sets/$arm-$seed"
   done
 done
 $PYTHON benchmarks/bridge.py --heard "$W/sets" --set "other_clips=$W/other_clips" --set "new_questions=$W/new_questions" \
