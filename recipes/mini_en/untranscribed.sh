@@ -36,7 +36,12 @@ for seed in $SEEDS; do
     fi
     $PYTHON $R/hear.py "other_clips=$W/other_clips/passages.jsonl" "new_questions=$W/new_questions/passages.jsonl" \
       --checkpoint "$averaged" --out "$W/sets/$arm-$seed"
-    $PYTHON $R/hear.py "new_questions-$TRAINED=$W/new_questions/passages.jsonl" --checkpoint "$trained" --out "$W/sets/$arm-$seed"
+  done
+done
+for seed in $SEEDS; do
+  for arm in joint control; do
+    $PYTHON $R/hear.py "new_questions-$TRAINED=$W/new_questions/passages.jsonl" \
+      --checkpoint "$W/trained/$arm-$seed" --out "$W/sets/$arm-$seed"
   done
 done
 $PYTHON benchmarks/bridge.py --heard "$W/sets" --set "other_clips=$W/other_clips" --set "new_questions=$W/new_questions" \
