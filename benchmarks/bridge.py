@@ -17,7 +17,7 @@ import numpy as np
 
 from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines, read_questions
-from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
+from modeling_clsr.evaluation.metrics import count_word_errors, whisper_words
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.scoring import EncodeTexts, score_texts, sentence_encoder
 from modeling_clsr.evaluation.significance import mean_interval, paired_test
@@ -62,10 +62,17 @@ def compare(arms: dict[str, list[Path]], name: str, folder: str, encode: EncodeT
     passages, questions = read_manifest(Path(folder) / "passages.jsonl"), read_questions(folder)
     groups = [question.context_id for question in questions]
     truths = [passage.transcript or "" for passage in passages]
+    words = count_word_errors(truths, truths, normalize=whisper_words)[1]
+    of_truths = measure(truths, passages, questions, encode)
     table = []
     for file in sorted(arms[BEFORE][0].glob(f"{name}*.jsonl"), key=lambda file: (len(file.name), file.name)):
         hits: dict[str, dict[str, np.ndarray]] = {}
-        row: dict = {"set": name, "condition": file.stem.removeprefix(name).strip("-") or "clean", "arms": {}}
+        misheard: dict[
+            str, np.ndarray
+        ] = {}  # of each clip, in words of a mean clip: their mean is the error rate
+        condition = file.stem.removeprefix(name).strip("-") or "clean"
+        row: dict = {"set": name, "condition": condition, "questions": len(questions), "arms": {}}
+        row["recall_at_1_of_true_words"] = {scoring: float(of_truths[scoring].mean()) for scoring in SCORINGS}
         for arm, seeds in arms.items():
             if not (seeds[0] / file.name).is_file():
                 continue
@@ -73,11 +80,17 @@ def compare(arms: dict[str, list[Path]], name: str, folder: str, encode: EncodeT
             found = [measure(texts, passages, questions, encode) for texts in heard]
             # The mean over seeds is one value for each question: seeds are no further questions.
             hits[arm] = {scoring: np.mean([one[scoring] for one in found], axis=0) for scoring in SCORINGS}
-            errors = [word_error_rate(truths, texts, normalize=whisper_words)[0] for texts in heard]
+            errors = np.array(
+                [
+                    count_word_errors(truths, texts, normalize=whisper_words)[0] / words.mean()
+                    for texts in heard
+                ]
+            )
+            misheard[arm] = errors.mean(axis=0)
             row["arms"][arm] = {
                 "seeds": len(seeds),
-                "wer": float(np.mean(errors)),
-                "wer_of_seeds": errors,
+                "wer": float(errors.mean()),
+                "wer_of_seeds": errors.mean(axis=1).tolist(),
                 **{
                     f"recall_at_1_{scoring}": {
                         "mean": float(values.mean()),
@@ -87,14 +100,15 @@ def compare(arms: dict[str, list[Path]], name: str, folder: str, encode: EncodeT
                     for scoring, values in hits[arm].items()
                 },
             }
-        row["paired"] = {
-            f"{first} - {second}, {scoring}": vars(
-                paired_test(hits[first][scoring], hits[second][scoring], groups)
-            )
-            for first, second in (("joint", "control"), ("joint", BEFORE), ("control", BEFORE))
-            if first in hits and second in hits
-            for scoring in SCORINGS
-        }
+        row["paired"] = {}
+        for first, second in (("joint", "control"), ("joint", BEFORE), ("control", BEFORE)):
+            if first in hits and second in hits:
+                tests = {
+                    scoring: paired_test(hits[first][scoring], hits[second][scoring], groups)
+                    for scoring in SCORINGS
+                }
+                tests["wer"] = paired_test(misheard[first], misheard[second])
+                row["paired"] |= {f"{first} - {second}, {name}": vars(test) for name, test in tests.items()}
         table.append(row)
     return table
 

@@ -97,6 +97,46 @@ def learning_table() -> str:
     return "\n".join(lines)
 
 
+def untranscribed_table() -> str:
+    """Return the Markdown table of `recipes/mini_en/untranscribed.sh`, which `benchmarks/bridge.py` measured."""
+    result = read("untranscribed")
+    lines = [
+        "| searched | ranked by | true words | before | `control` | `joint` | joint - control |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in result["figures"]["rows"]:
+        arms = row["arms"]
+        errors = {arm: f"{100 * found['wer']:.1f} %" for arm, found in arms.items()}
+        searched = searched_of(row)
+        lines.append(
+            f"| {searched}: word errors | | 0 | {errors['checkpoint']} | {errors['control']} | {errors['joint']} "
+            f"| {shown_difference(row['paired']['joint - control, wer'])} |"
+        )
+        for scoring, rule in (("dense", "cosine"), ("search", "as `clsr search`")):
+            recall = {
+                arm: f"{100 * found[f'recall_at_1_{scoring}']['mean']:.1f} %" for arm, found in arms.items()
+            }
+            true = 100 * row["recall_at_1_of_true_words"][scoring]
+            lines.append(
+                f"| {searched}: R@1 | {rule} | {true:.1f} % | {recall['checkpoint']} | {recall['control']} "
+                f"| {recall['joint']} | {shown_difference(row['paired'][f'joint - control, {scoring}'])} |"
+            )
+    seeds = max(found["seeds"] for row in result["figures"]["rows"] for found in row["arms"].values())
+    counts = {row["set"]: row["questions"] for row in result["figures"]["rows"]}
+    lines += [
+        "",
+        f"Means of {seeds} seeds; {counts['other_clips']} questions about other clips, {counts['new_questions']} new "
+        "ones about learnt clips.",
+    ]
+    return "\n".join(lines)
+
+
+def searched_of(row: dict) -> str:
+    """Name the row of a set and a condition of `bridge.py` for people."""
+    name = {"other_clips": "other clips", "new_questions": "learnt clips, new questions"}[row["set"]]
+    return name if row["condition"] == "clean" else f"{name}, weights {row['condition']}"
+
+
 def training_table() -> str:
     """Return the Markdown table of `benchmarks/training.py`."""
     result = read("training")
@@ -399,6 +439,14 @@ def levers_table() -> str:
     )
     lines += [
         line(
+            f"retrieval gradient, against the same steps without, no transcripts; {searched_of(row)}",
+            f"R@1 {shown_difference(row['paired']['joint - control, dense'])}",
+            "bridge.py",
+        )
+        for row in read("untranscribed")["figures"]["rows"]
+    ]
+    lines += [
+        line(
             f"speed: `{name}` in place of float32",
             f"{row['gain']:.2f} times as fast; R@1 {shown_difference(row['recall_at_1_difference'])}",
             "forms.py",
@@ -458,6 +506,7 @@ PLACES = (
     ("README.md", "figures", figures_table),
     ("README.md", "gains", gains_table),
     ("docs/training.md", "learning", learning_table),
+    ("docs/training.md", "untranscribed", untranscribed_table),
     ("docs/training.md", "speed", training_table),
     ("docs/search.md", "doubt", doubt_table),
     ("docs/search.md", "times", times_table),

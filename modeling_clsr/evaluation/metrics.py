@@ -69,9 +69,14 @@ def word_error_rate(
     Raises:
         ValueError: the two differ in number.
     """
-    return _rate(
-        truths, heard, seed, lambda truth, guess: jiwer.process_words(normalize(truth), normalize(guess))
-    )
+    return _rate(*count_word_errors(truths, heard, normalize), seed)
+
+
+def count_word_errors(
+    truths: Sequence[str], heard: Sequence[str], normalize: Callable[[str], str] = plain_words
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return each clip's word errors and its true words, (N,) each; arguments and errors as `word_error_rate`."""
+    return _count(truths, heard, lambda truth, guess: jiwer.process_words(normalize(truth), normalize(guess)))
 
 
 def character_error_rate(
@@ -84,9 +89,10 @@ def character_error_rate(
 
     Arguments and errors as `word_error_rate`.
     """
-    return _rate(
-        truths, heard, seed, lambda truth, guess: jiwer.process_characters(normalize(truth), normalize(guess))
+    counted = _count(
+        truths, heard, lambda truth, guess: jiwer.process_characters(normalize(truth), normalize(guess))
     )
+    return _rate(*counted, seed)
 
 
 def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
@@ -106,10 +112,8 @@ def proportion_interval(successes: int, trials: int) -> tuple[float, float]:
     return (centre - spread) / scale, (centre + spread) / scale
 
 
-def _rate(
-    truths: Sequence[str], heard: Sequence[str], seed: int, compare: Callable
-) -> tuple[float, tuple[float, float]]:
-    """Sum the edits that `compare` finds in each pair; divide by the true length."""
+def _count(truths: Sequence[str], heard: Sequence[str], compare: Callable) -> tuple[np.ndarray, np.ndarray]:
+    """Count the edits that `compare` finds in each pair, and the true length."""
     if len(truths) != len(heard):
         raise ValueError(f"there are {len(truths)} true transcripts but {len(heard)} heard ones; pass pairs")
     errors, units = np.zeros(len(truths)), np.zeros(len(truths))
@@ -117,6 +121,11 @@ def _rate(
         counts = compare(truth, guess)
         errors[row] = counts.substitutions + counts.deletions + counts.insertions
         units[row] = counts.hits + counts.substitutions + counts.deletions
+    return errors, units
+
+
+def _rate(errors: np.ndarray, units: np.ndarray, seed: int) -> tuple[float, tuple[float, float]]:
+    """Divide the sums; the interval is over clips."""
     return float(errors.sum() / units.sum()), ratio_interval(errors, units, seed)
 
 
