@@ -26,6 +26,16 @@ from ..recognizer_clsr import encode_speech
 SHARD_ROWS = 128
 CPU_BATCH_SIZE, DEVICE_BATCH_SIZE = 8, 64  # two cores are fastest with few
 TEACHER_BEST = 32  # tokens of the teacher's distribution that are kept
+# Settings that change no entry of a cache.
+OF_LOSSES = (
+    "contrastive_weight",
+    "recognition_weight",
+    "quantity_weight",
+    "minimum_error_weight",
+    "label_smoothing",
+    "sampler_ratio",
+    "logit_scale_init_value",
+)
 
 Entry = dict[str, Tensor]
 MakeEntries = Callable[[list[Any]], list[Entry]]  # waveforms -> what is kept of each
@@ -119,10 +129,14 @@ def _write_shard(
 
 
 def fingerprint(model: CLSRModel, processor: Any, *parts: str) -> str:
-    """Return a hash of the features and of the weights and settings of the named parts ("speech_model", …)."""
+    """Return a hash of the features and of the weights and settings of the named parts ("speech_model", …).
+
+    Arms that differ in their losses alone share their caches.
+    """
     digest = hashlib.sha256()
     digest.update(json.dumps(processor.feature_extractor.to_dict(), sort_keys=True, default=str).encode())
-    digest.update(json.dumps(model.config.to_dict(), sort_keys=True, default=str).encode())
+    settings = {name: value for name, value in model.config.to_dict().items() if name not in OF_LOSSES}
+    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
     for part in parts:
         for name, weight in model.get_submodule(part).state_dict().items():
             digest.update(name.encode())

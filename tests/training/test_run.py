@@ -97,7 +97,9 @@ def test_states_of_a_frozen_encoder_are_read_in_place_of_audio(sanm):
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)  # the cache is in half precision
     shards = list((sanm / "cached" / "cache").rglob("*.safetensors"))
     before = [shard.stat().st_mtime_ns for shard in shards]
-    train(sanm, *narrow, "--cache", "states", "--cache_dir", str(sanm / "cached" / "cache"), out="again")
+    other_loss = ("--contrastive_weight", "0.1", "--cache_dir", str(sanm / "cached" / "cache"))
+    train(sanm, *narrow, "--cache", "states", *other_loss, out="again")
+    assert set((sanm / "cached" / "cache").rglob("*.safetensors")) == set(shards)
     assert [shard.stat().st_mtime_ns for shard in shards] == before
 
 
