@@ -67,9 +67,8 @@ def compare(arms: dict[str, list[Path]], name: str, folder: str, encode: EncodeT
     table = []
     for file in sorted(arms[BEFORE][0].glob(f"{name}*.jsonl"), key=lambda file: (len(file.name), file.name)):
         hits: dict[str, dict[str, np.ndarray]] = {}
-        misheard: dict[
-            str, np.ndarray
-        ] = {}  # of each clip, in words of a mean clip: their mean is the error rate
+        # Word errors of each clip, in words of a mean clip: their mean is the error rate.
+        misheard: dict[str, np.ndarray] = {}
         condition = file.stem.removeprefix(name).strip("-") or "clean"
         row: dict = {"set": name, "condition": condition, "questions": len(questions), "arms": {}}
         row["recall_at_1_of_true_words"] = {scoring: float(of_truths[scoring].mean()) for scoring in SCORINGS}
@@ -80,12 +79,8 @@ def compare(arms: dict[str, list[Path]], name: str, folder: str, encode: EncodeT
             found = [measure(texts, passages, questions, encode) for texts in heard]
             # The mean over seeds is one value for each question: seeds are no further questions.
             hits[arm] = {scoring: np.mean([one[scoring] for one in found], axis=0) for scoring in SCORINGS}
-            errors = np.array(
-                [
-                    count_word_errors(truths, texts, normalize=whisper_words)[0] / words.mean()
-                    for texts in heard
-                ]
-            )
+            counts = [count_word_errors(truths, texts, normalize=whisper_words)[0] for texts in heard]
+            errors = np.array(counts) / words.mean()
             misheard[arm] = errors.mean(axis=0)
             row["arms"][arm] = {
                 "seeds": len(seeds),

