@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from ..hub.build import default_checkpoint
 from ..hub.parts import write_whisper_ct2
 from ..retrieval.encoder import Encoder
 from .audio_encoders import clap, sentence_transformers_system
@@ -128,10 +127,6 @@ def encode_heard(encoder: Encoder, texts: list[str]) -> np.ndarray:
     return vectors
 
 
-def _open(checkpoint: str) -> Encoder:
-    return Encoder.from_pretrained(default_checkpoint() if checkpoint == "default" else checkpoint)
-
-
 class Parts:
     """Models that several systems share."""
 
@@ -148,12 +143,12 @@ class Parts:
     @cached_property
     def encode_texts_of_base(self) -> EncodeTexts:
         """The text retriever inside `--base`: of the parts before training."""
-        return partial(encode_heard, _open(self.args.base))
+        return partial(encode_heard, Encoder.from_pretrained(self.args.base))
 
     @cached_property
     def clsr(self) -> Encoder:
         """The checkpoint under test."""
-        return _open(self.args.checkpoint)
+        return Encoder.from_pretrained(self.args.checkpoint)
 
     def recogniser(self, batched: bool = False) -> Recogniser:
         """Return Whisper through faster-whisper, or the recogniser of transformers that `--recogniser` names.

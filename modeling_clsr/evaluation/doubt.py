@@ -21,7 +21,6 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.manifest import read_manifest
-from ..hub.build import default_checkpoint
 from ..hub.stamp import make_stamp, write_stamped
 from ..retrieval.doubt import Doubt, features
 from ..retrieval.encoder import Encoder
@@ -389,8 +388,7 @@ def main() -> None:
 def run(args: argparse.Namespace) -> None:
     """Fit on the training pools, measure on the sets, write."""
     stamp = make_stamp()
-    name = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
-    encoder = RememberingEncoder(Encoder.from_pretrained(name))
+    encoder = RememberingEncoder(Encoder.from_pretrained(args.checkpoint))
     args.out.mkdir(parents=True, exist_ok=True)
     asked: list[Asked] = []
     far = iter(far_questions(args.far, sum(POOLS) + sum(LONG_POOLS)))

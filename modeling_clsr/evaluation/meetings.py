@@ -40,6 +40,7 @@ def build_qmsum_long(
     voices: Sequence[str] = MEETING_VOICES,
     meetings: int = MEETINGS,
     min_s: float = MEETING_S,
+    workers: int = 1,
 ) -> BenchmarkSet:
     """Speak whole meetings, a voice for each speaker.
 
@@ -51,6 +52,7 @@ def build_qmsum_long(
         voices: meetings of more speakers than these are left out.
         meetings: how many.
         min_s: shortest recording.
+        workers: processes that speak.
     """
     suited = [
         meeting
@@ -65,7 +67,7 @@ def build_qmsum_long(
         if len(content.passages) == meetings:
             break
         name = meeting["id"]
-        turns, times = _speak_turns(meeting, out / "turns" / safe_name(name), voices)
+        turns, times = _speak_turns(meeting, out / "turns" / safe_name(name), voices, workers)
         duration = times[-1][1]
         if duration < min_s:
             continue
@@ -83,7 +85,7 @@ def build_qmsum_long(
 
 
 def _speak_turns(
-    meeting: dict, folder: Path, voices: Sequence[str]
+    meeting: dict, folder: Path, voices: Sequence[str], workers: int
 ) -> tuple[list[str | None], list[tuple[float, float]]]:
     """Speak each turn of a meeting.
 
@@ -99,7 +101,8 @@ def _speak_turns(
         for number, turn in enumerate(meeting["transcript"])
         if any(letter.isalnum() for letter in turn["text"])
     ]
-    spoken = {row.id: row for row in read_manifest(speak_manifest(utterances, folder, voices))}
+    manifest = speak_manifest(utterances, folder, voices, workers=workers)
+    spoken = {row.id: row for row in read_manifest(manifest)}
     turns: list[str | None] = []
     times, position = [], 0.0
     for number in range(len(meeting["transcript"])):

@@ -20,22 +20,23 @@ from .spoken_squad import build_spoken_squad_full, build_spoken_squad_long, buil
 
 __all__ = ["BUILDERS", "Question", "build_set", "read_questions"]
 
-BUILDERS: dict[str, Callable[[Path, Path], BenchmarkSet]] = {
-    "real-mix": build_real_mix,
+SPOKEN: dict[str, Callable[..., BenchmarkSet]] = {
     "spoken-squad-mini": build_spoken_squad_mini,
     "spoken-squad-full": build_spoken_squad_full,
     "spoken-squad-long": build_spoken_squad_long,
     "qmsum-long": build_qmsum_long,
 }
+BUILDERS = {"real-mix": build_real_mix, **SPOKEN}
 
 
-def build_set(name: str, data: str | Path, out: str | Path) -> Path:
+def build_set(name: str, data: str | Path, out: str | Path, workers: int = 1) -> Path:
     """Build one set.
 
     Args:
         name: one of `BUILDERS`.
         data: folder with `qa`, `speech` and `SHA256SUMS`.
         out: folder to write; clips that are there are kept.
+        workers: processes that speak, for the sets that are spoken.
 
     Returns:
         `out`, with `passages.jsonl`, `questions.jsonl` and `stamp.json`.
@@ -52,7 +53,7 @@ def build_set(name: str, data: str | Path, out: str | Path) -> Path:
             )
     out.mkdir(parents=True, exist_ok=True)
     stamp = make_stamp()
-    content = BUILDERS[name](data, out)
+    content = SPOKEN[name](data, out, workers=workers) if name in SPOKEN else BUILDERS[name](data, out)
     write_set(out, content)
     said = {row.context_id: str(row.transcript) for row in content.passages}
     shares = [shared_words(question.question, said[question.context_id]) for question in content.questions]
@@ -77,9 +78,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("name", choices=BUILDERS)
     parser.add_argument("--data", default="../shared/data", help="folder with qa/ and speech/")
     parser.add_argument("--out", required=True, help="folder to write")
+    parser.add_argument("--workers", type=int, default=1, help="processes that speak; some 2 GB each")
     args = parser.parse_args(argv)
     try:
-        out = build_set(args.name, args.data, args.out)
+        out = build_set(args.name, args.data, args.out, args.workers)
     except (ValueError, ImportError, FileNotFoundError) as error:
         sys.exit(f"sets: {error}")
     stamp = json.loads((out / "stamp.json").read_text(encoding="utf-8"))

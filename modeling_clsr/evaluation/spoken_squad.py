@@ -27,13 +27,14 @@ MINI_LETTERS = (150, 245)  # of 8 to 15 s, at some 17 a second
 Entry = TypeVar("Entry")
 
 
-def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE, workers: int = 1) -> BenchmarkSet:
     """Speak 300 answer sentences with their neighbours, 8 to 15 s each, one question per clip, articles in turn.
 
     Args:
         data: the data folder.
         out: gets `clips/*.opus`.
         voice: one of `data.voices.VOICES`.
+        workers: processes that speak.
     """
     sentences = {
         row["passage_id"]: row["sentences_clean"]
@@ -51,7 +52,7 @@ def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> B
     count = min(MINI_QUESTIONS, len(chosen))
     while True:  # speech is longer or shorter than its letters promise: speak more until enough fit
         utterances = [Utterance(_name(text), text, voice) for _, text in chosen[:count]]
-        manifest = speak_manifest(utterances, out, [voice], timed=voice in TIMED_VOICES)
+        manifest = speak_manifest(utterances, out, [voice], workers=workers, timed=voice in TIMED_VOICES)
         clips = {row.id: row for row in read_manifest(manifest)}
         spoken = [(row, text, clips[_name(text)]) for row, text in chosen[:count]]
         kept = [entry for entry in spoken if MINI_S[0] <= (entry[2].duration or 0.0) <= MINI_S[1]]
@@ -64,7 +65,7 @@ def build_spoken_squad_mini(data: Path, out: Path, voice: str = TEST_VOICE) -> B
     )
 
 
-def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE, workers: int = 1) -> BenchmarkSet:
     """Speak every known answer sentence once; several questions may share it. Arguments as the mini set's."""
     asked: list[tuple[dict, str]] = []
     utterances: dict[str, Utterance] = {}
@@ -73,19 +74,21 @@ def build_spoken_squad_full(data: Path, out: Path, voice: str = TEST_VOICE) -> B
         if text:
             utterances.setdefault(_name(text), Utterance(_name(text), text, voice))
             asked.append((row, text))
-    manifest = speak_manifest(list(utterances.values()), out, [voice], timed=voice in TIMED_VOICES)
+    manifest = speak_manifest(
+        list(utterances.values()), out, [voice], workers=workers, timed=voice in TIMED_VOICES
+    )
     passages = read_manifest(manifest)
     clips = {clip.id: clip for clip in passages}
     return BenchmarkSet(passages, [_question(row, text, clips[_name(text)]) for row, text in asked])
 
 
-def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE) -> BenchmarkSet:
+def build_spoken_squad_long(data: Path, out: Path, voice: str = TEST_VOICE, workers: int = 1) -> BenchmarkSet:
     """Join the mini set's clips to long recordings; a question's span is where its answer is said in them.
 
     Neighbours are of different articles, the pauses between them differ. Where each clip lies stands in `joined.jsonl`.
     Arguments as the mini set's.
     """
-    mini = build_spoken_squad_mini(data, out, voice)
+    mini = build_spoken_squad_mini(data, out, voice, workers)
     order = sorted(mini.passages, key=lambda clip: draw(f"long/{clip.id}"))
     passages: list[Row] = []
     places: dict[str, tuple[str, float]] = {}  # clip -> recording, start

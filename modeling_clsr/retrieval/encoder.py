@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..data.sampler import length_batches
-from ..hub.release import cached_release, find_release, release_names
+from ..hub.release import checkpoint_folder
 from ..modeling_clsr import CLSRModel
 from ..processing_clsr import CLSRProcessor
 from ..transcript_clsr import Transcript
@@ -59,7 +59,7 @@ class Encoder:
         """Load a checkpoint.
 
         Args:
-            name: a folder, one of the repository's `checkpoints`, or the id of a Hub repository.
+            name: see `checkpoint_folder`.
             device: "cuda" if there is one and no form is named, else "cpu".
             form: a faster one for the CPU, see `faster.FORMS`; float32 if None.
 
@@ -67,13 +67,8 @@ class Encoder:
             FileNotFoundError: neither a folder nor a repository of this name; it lacks the form.
             ValueError: the form does not exist, fits neither the model nor the device, or is of other weights.
         """
-        folder = Path(name).expanduser().absolute()
-        if not folder.is_dir() and str(name) in release_names():
-            folder = cached_release(find_release(str(name)))
-        if folder.is_dir():
-            name = str(folder)
-        else:
-            folder = _download(str(name))
+        place = checkpoint_folder(name)
+        folder = place if isinstance(place, Path) else _download(place)
         if not (folder / "config.json").is_file():
             raise FileNotFoundError(
                 f"{folder} is no checkpoint: it holds no config.json; name one made by `clsr build`"
@@ -87,7 +82,7 @@ class Encoder:
             from .faster import use_form  # which knows this module
 
             use_form(model, processor, folder, form)
-        return cls(model, processor, str(name), checkpoint_fingerprint(folder), Doubt.load(folder))
+        return cls(model, processor, str(place), checkpoint_fingerprint(folder), Doubt.load(folder))
 
     @torch.inference_mode()
     def encode_passages(self, waveforms: list[np.ndarray]) -> list[tuple[Transcript, np.ndarray]]:

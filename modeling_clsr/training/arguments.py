@@ -22,7 +22,9 @@ class ModelArguments:
 
     model: str | None = field(
         default=None,
-        metadata={"help": "checkpoint folder or Hub id to go on from; 'default' for clsr-base-en"},
+        metadata={
+            "help": "checkpoint to go on from: folder, Hub id, clsr-mini-en, or 'default' for clsr-base-en"
+        },
     )
     speech: str | None = field(
         default=None,

@@ -15,8 +15,8 @@ from transformers import AutoConfig, AutoTokenizer
 from ..configuration_clsr import CLSRConfig, SANMConfig
 from ..data.audio import load_audio
 from ..data.manifest import Row
-from ..hub.build import default_checkpoint
 from ..hub.parts import WHISPER_ID, whisper_tokenizer
+from ..hub.release import checkpoint_folder
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
 from ..predictor_clsr import CIFPredictor
@@ -67,7 +67,7 @@ def build_model(args: ModelArguments, rows: Sequence[Row], seed: int = 0) -> Bui
 
 
 def _from_checkpoint(args: ModelArguments) -> Built:
-    folder = str(default_checkpoint() if args.model == "default" else args.model)
+    folder = str(checkpoint_folder(str(args.model)))
     config = CLSRConfig.from_pretrained(folder, **args.config_fields())
     model, report = CLSRModel.from_pretrained(
         folder, config=config, dtype=torch.float32, output_loading_info=True

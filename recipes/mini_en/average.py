@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors.torch import load_file, save_file
 
-from modeling_clsr.hub.build import default_checkpoint
+from modeling_clsr.hub.release import checkpoint_folder
 
 WEIGHTS = "model.safetensors"
 IGNORED = shutil.ignore_patterns("checkpoint-*", WEIGHTS, "training_args.bin")
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.5, help="of the trained weights")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    base = default_checkpoint() if args.base == "default" else Path(args.base)
+    base = Path(checkpoint_folder(args.base))
     before, after = load_file(base / WEIGHTS), load_file(args.trained / WEIGHTS)
     if before.keys() != after.keys():
         parser.error(

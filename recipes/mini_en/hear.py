@@ -24,7 +24,7 @@ from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.conditions import chosen_conditions, degrade
-from modeling_clsr.hub.build import default_checkpoint
+from modeling_clsr.hub.release import checkpoint_folder
 
 MAX_BATCH = 64
 NOISE_SEED = 7
@@ -100,7 +100,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
-    folder = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    folder = checkpoint_folder(args.checkpoint)
     model = CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device)
     processor = CLSRProcessor.from_pretrained(folder)
     columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)

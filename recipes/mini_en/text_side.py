@@ -27,7 +27,7 @@ from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS, read_json_lines
-from modeling_clsr.hub.build import default_checkpoint
+from modeling_clsr.hub.release import checkpoint_folder
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.training.curve import CURVE_FILE, draw_curve
 
@@ -306,7 +306,7 @@ def main() -> None:
     args = parser.parse_args()
     stamp = make_stamp()
     torch.manual_seed(args.seed)
-    folder = default_checkpoint() if args.checkpoint == "default" else args.checkpoint
+    folder = checkpoint_folder(args.checkpoint)
     processor = CLSRProcessor.from_pretrained(folder)
     student, teacher = (
         Texts(CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device), processor)

@@ -2,8 +2,10 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
+import soundfile
 
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.evaluation import sets
@@ -15,9 +17,7 @@ from .small_sets import small_data
 
 @pytest.mark.skipif(shutil.which("flite") is None, reason="flite is not installed")
 def test_built_set_is_a_folder_that_can_be_read_again(tmp_path, monkeypatch):
-    monkeypatch.setitem(
-        sets.BUILDERS, "spoken-squad-full", lambda data, out: build_spoken_squad_full(data, out, "flite/slt")
-    )
+    monkeypatch.setitem(sets.SPOKEN, "spoken-squad-full", partial(build_spoken_squad_full, voice="flite/slt"))
     data = small_data(tmp_path / "data")
     out = build_set("spoken-squad-full", data, tmp_path / "out")
     assert len(read_questions(out)) == 6 and len(read_manifest(out / "passages.jsonl")) == 3
@@ -26,6 +26,9 @@ def test_built_set_is_a_folder_that_can_be_read_again(tmp_path, monkeypatch):
     (data / "SHA256SUMS").write_text("other data")
     build_set("spoken-squad-full", data, out)
     assert json.loads((out / "stamp.json").read_text())["data_sha256"] != stamp["data_sha256"]
+    two = build_set("spoken-squad-full", data, tmp_path / "two", workers=2)
+    for clip in (out / "clips").glob("*.opus"):
+        assert soundfile.read(clip)[0].tolist() == soundfile.read(two / "clips" / clip.name)[0].tolist()
 
 
 def test_missing_data_is_named(tmp_path):

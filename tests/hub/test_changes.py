@@ -23,7 +23,7 @@ from modeling_clsr.hub.changes import (
     save_changes,
 )
 from modeling_clsr.hub.export import NEEDED
-from modeling_clsr.hub.release import build_release, find_release, freeze_release
+from modeling_clsr.hub.release import build_release, checkpoint_folder, find_release, freeze_release
 from tests.clean_process import run_clean
 from tests.tiny_parts import tiny_parts
 
@@ -313,6 +313,15 @@ def test_release_is_found_by_path_and_a_wrong_name_is_one_line(release, capsys):
     error = capsys.readouterr().err
     assert len(error.strip().splitlines()) == 1
     assert "clsr-absent is neither among" in error and "checkpoints/clsr-absent of a clone" in error
+
+
+def test_name_of_a_checkpoint_is_the_default_a_folder_or_a_hub_id(tiny_checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setenv("CLSR_CHECKPOINT", str(tiny_checkpoint))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").mkdir()
+    assert checkpoint_folder("default") == Path(tiny_checkpoint)
+    assert checkpoint_folder("mine") == tmp_path / "mine"
+    assert checkpoint_folder("org/clsr") == "org/clsr"
 
 
 @pytest.mark.slow
