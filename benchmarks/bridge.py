@@ -19,7 +19,7 @@ from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines, read_questions
 from modeling_clsr.evaluation.metrics import count_word_errors, whisper_words
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
-from modeling_clsr.evaluation.scoring import EncodeTexts, score_texts, sentence_encoder
+from modeling_clsr.evaluation.scoring import EncodeTexts, KnownTexts, score_texts, sentence_encoder
 from modeling_clsr.evaluation.significance import mean_interval, paired_test
 from modeling_clsr.hub.parts import minilm_folder
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
@@ -118,7 +118,7 @@ def main() -> None:
     parser.add_argument("--json", help="write the stamped result")
     args = parser.parse_args()
     stamp, arms = make_stamp(), arms_of(args.heard)
-    encode = sentence_encoder(args.text or minilm_folder())
+    encode = KnownTexts(sentence_encoder(args.text or minilm_folder()))
     figures = [
         row
         for entry in args.set

@@ -9,6 +9,7 @@ import json
 from functools import partial
 from pathlib import Path
 
+from modeling_clsr.evaluation.build_systems import UNTUNED
 from modeling_clsr.evaluation.report import render_results
 from modeling_clsr.evaluation.significance import shown_difference
 from modeling_clsr.hub.changes import REPORT_FILE, render_changes
@@ -19,6 +20,7 @@ SCALES = (1_000, 100_000, 10_000_000)  # hours of audio
 CORE_HOUR_PRICE = 0.04  # dollars: an assumption, about what clouds ask
 OPUS_KBITS = 32
 EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
+RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages are ranked
 SYSTEMS = {
     "clsr": "CLSR, float32",
     "cascade": "faster-whisper base int8, one by one, + MiniLM",
@@ -112,7 +114,7 @@ def untranscribed_table() -> str:
             f"| {searched}: word errors | | 0 | {errors['checkpoint']} | {errors['control']} | {errors['joint']} "
             f"| {shown_difference(row['paired']['joint - control, wer'])} |"
         )
-        for scoring, rule in (("dense", "cosine"), ("search", "as `clsr search`")):
+        for scoring, rule in RULES.items():
             recall = {
                 arm: f"{100 * found[f'recall_at_1_{scoring}']['mean']:.1f} %" for arm, found in arms.items()
             }
@@ -371,18 +373,19 @@ def card_results(folder: str = ".") -> str:
 
 def gains_table() -> str:
     """Return how clsr-mini-en stands beside the cascades of its parts, before and after training."""
-    rivals = {"the cascade of the untouched parts": "@base", "the cascade with its text encoder": ""}
+    rivals = {"the cascade of the untouched parts": UNTUNED, "the cascade with its text encoder": ""}
     lines = [
         f"| set | ranked by | clsr-mini-en, R@1 | {' | '.join(f'{name} | difference' for name in rivals)} |",
         "|---|---|---|" + "---|---|" * len(rivals),
     ]
-    pools = dict(read(f"{MINI_EN}/evaluation")["figures"])
+    pools = rankings_of_mini_en()
     for name, conditions in read(f"{MINI_EN}/robustness")["figures"].items():
         pools |= {
             f"{name}, {condition}": found for condition, found in conditions.items() if condition != "clean"
         }
     for name, found in pools.items():
-        for end, rule in (("", "cosine"), ("-search", "as `clsr search`")):
+        for scoring, rule in RULES.items():
+            end = "" if scoring == "dense" else f"-{scoring}"
             cells = [name, rule, percent(found["systems"][f"clsr{end}"], "recall_at_1")]
             for base in rivals.values():
                 other = f"cascade{end}{base}"
@@ -391,6 +394,17 @@ def gains_table() -> str:
                 cells += [f"{100 * recall:.1f} %", shown_difference(test)]
             lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def rankings_of_mini_en() -> dict:
+    """Return what `eval_clsr.py` found of clsr-mini-en, by set; the large set has a report of its own."""
+    names = (f"{MINI_EN}/evaluation", f"{MINI_EN}/evaluation_full")
+    return {
+        name: found
+        for report in names
+        if path_of(report).is_file()
+        for name, found in read(report)["figures"].items()
+    }
 
 
 def levers_table() -> str:
@@ -406,9 +420,9 @@ def levers_table() -> str:
             "recognition.py",
         )
     )
-    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
+    for name, found in rankings_of_mini_en().items():
         systems = found["systems"]
-        tuned = [systems[f"cascade{base}"] for base in ("@base", "")]
+        tuned = [systems[f"cascade{base}"] for base in (UNTUNED, "")]
         lines += [
             f"| trained text encoder, the cascade's words, {name} | R@1 {percent(tuned[0], 'recall_at_1')}, then "
             f"{percent(tuned[1], 'recall_at_1')} | `eval_clsr.py` |",

@@ -21,7 +21,7 @@ from .recognisers import (
     load_faster_whisper,
     transformers_recogniser,
 )
-from .scoring import EncodeTexts, sentence_encoder
+from .scoring import KnownTexts, sentence_encoder
 from .systems import CascadeSystem, CLSRSystem, System, TextSystem
 
 SYSTEMS = (
@@ -115,7 +115,7 @@ def _build(name: str, parts: "Parts", cache_dir: Path) -> System:
     if name in ("dual", "speechdpr"):
         encoder = Encoder.from_pretrained(getattr(parts.args, name))
         return CLSRSystem(encoder, cache_dir=cache_dir, name=name, recognises=False)
-    return CLSRSystem(parts.clsr, scoring, cache_dir, name)
+    return CLSRSystem(parts.clsr, scoring, cache_dir, name, encode=parts.texts_of_clsr)
 
 
 def encode_heard(encoder: Encoder, texts: list[str]) -> np.ndarray:
@@ -134,16 +134,21 @@ class Parts:
         self.args = args
 
     @cached_property
-    def encode_texts(self) -> EncodeTexts:
+    def encode_texts(self) -> KnownTexts:
         """The text retriever of the controls: the one inside the checkpoint under test, or `--text_encoder`."""
         if self.args.text_encoder:
-            return sentence_encoder(self.args.text_encoder)
-        return partial(encode_heard, self.clsr)
+            return KnownTexts(sentence_encoder(self.args.text_encoder))
+        return self.texts_of_clsr
 
     @cached_property
-    def encode_texts_of_base(self) -> EncodeTexts:
+    def encode_texts_of_base(self) -> KnownTexts:
         """The text retriever inside `--base`: of the parts before training."""
-        return partial(encode_heard, Encoder.from_pretrained(self.args.base))
+        return KnownTexts(partial(encode_heard, Encoder.from_pretrained(self.args.base)))
+
+    @cached_property
+    def texts_of_clsr(self) -> KnownTexts:
+        """The text retriever inside the checkpoint under test."""
+        return KnownTexts(partial(encode_heard, self.clsr))
 
     @cached_property
     def clsr(self) -> Encoder:

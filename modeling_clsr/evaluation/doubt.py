@@ -14,6 +14,7 @@ import math
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from ..retrieval.search import Hit
 from .benchmark_set import read_json_lines
 from .evaluator import load_set
 from .joining import write_joined
+from .scoring import KnownTexts
 from .significance import ratio_interval
 
 try:
@@ -103,17 +105,14 @@ class RememberingEncoder:
 
     def __init__(self, encoder: Any):
         self._encoder = encoder
-        self._known: dict[str, np.ndarray] = {}
+        self._texts = KnownTexts(partial(encoder.encode_texts, truncation=True))
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)
 
     def encode_texts(self, texts: list[str], truncation: bool = False) -> np.ndarray:
         """Embed texts, (N, D)."""
-        new = list(dict.fromkeys(text for text in texts if text not in self._known))
-        if new:
-            self._known |= dict(zip(new, self._encoder.encode_texts(new, truncation), strict=True))
-        return np.stack([self._known[text] for text in texts])
+        return self._texts(texts)
 
 
 def ask_all(

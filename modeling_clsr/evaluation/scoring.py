@@ -3,6 +3,7 @@
 One rule for every system that has transcripts, so that a CLSR and its cascade differ in nothing else.
 """
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,33 @@ EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
 SCORINGS = ("dense", "hybrid", "moments", "search", "rrf", "bm25")
 HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine
 FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
+
+
+class KnownTexts:
+    """A text encoder that embeds each text once, since systems share questions, passages and moments.
+
+    Args:
+        encode: of a text retriever.
+    """
+
+    def __init__(self, encode: EncodeTexts):
+        self._encode = encode
+        self._vectors: dict[str, np.ndarray] = {}
+        self._seconds: dict[str, float] = {}
+
+    def __call__(self, texts: Sequence[str]) -> np.ndarray:
+        """Embed texts, (N, D)."""
+        new = list(dict.fromkeys(text for text in texts if text not in self._vectors))
+        if new:
+            start = time.perf_counter()
+            self._vectors |= zip(new, self._encode(new), strict=True)
+            share = (time.perf_counter() - start) / len(new)
+            self._seconds |= dict.fromkeys(new, share)
+        return np.stack([self._vectors[text] for text in texts])
+
+    def seconds(self, texts: Sequence[str]) -> float:
+        """Return how long it took to embed texts, whenever that was."""
+        return sum(self._seconds[text] for text in texts)
 
 
 def score_texts(

@@ -21,7 +21,7 @@ from ..data.manifest import Row
 from ..data.sampler import length_batches
 from ..retrieval.encoder import Encoder
 from .recognisers import Recogniser
-from .scoring import EncodeTexts, score_texts
+from .scoring import EncodeTexts, KnownTexts, score_texts
 
 BATCH_SIZE = 8
 
@@ -140,6 +140,7 @@ class CLSRSystem:
         cache_dir: of `Cache`.
         name: in the tables.
         recognises: False for a dual encoder, whose words nothing has taught.
+        encode: the checkpoint's text side, if other systems share what it has embedded.
     """
 
     def __init__(
@@ -149,7 +150,9 @@ class CLSRSystem:
         cache_dir: Path | None = None,
         name: str = "clsr",
         recognises: bool = True,
+        encode: EncodeTexts | None = None,
     ):
+        self.encode = encode or partial(encoder.encode_texts, truncation=True)
         self.encoder, self.scoring, self.name, self.recognises = encoder, scoring, name, recognises
         self.cache = Cache(cache_dir, f"clsr/{encoder.fingerprint}")
 
@@ -158,8 +161,7 @@ class CLSRSystem:
         entries = self.cache.fill(passages, self._hear, self.name)
         texts = [entry.text or "" for entry in entries]
         vectors = np.array([entry.vector for entry in entries], dtype=np.float32)
-        encode = partial(self.encoder.encode_texts, truncation=True)
-        scores = score_texts(self.scoring, encode, questions, texts, vectors)
+        scores = score_texts(self.scoring, self.encode, questions, texts, vectors)
         return Scored(scores, texts if self.recognises else None, sum(entry.seconds for entry in entries))
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
@@ -188,7 +190,7 @@ class CascadeSystem:
         self,
         recogniser: Recogniser,
         recogniser_key: str,
-        encode: EncodeTexts,
+        encode: KnownTexts,
         scoring: str = "dense",
         cache_dir: Path | None = None,
         name: str = "cascade",
@@ -200,9 +202,9 @@ class CascadeSystem:
         """Recognise, embed, score."""
         entries = self.cache.fill(passages, self._hear, self.name)
         texts = [entry.text or "" for entry in entries]
-        start = time.perf_counter()
-        vectors = None if self.scoring == "bm25" else self.encode(texts)
-        embedding_s = time.perf_counter() - start
+        is_embedded = self.scoring != "bm25"
+        vectors = self.encode(texts) if is_embedded else None
+        embedding_s = self.encode.seconds(texts) if is_embedded else 0.0
         scores = score_texts(self.scoring, self.encode, questions, texts, vectors)
         return Scored(scores, texts, sum(entry.seconds for entry in entries) + embedding_s)
 

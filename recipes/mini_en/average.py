@@ -10,11 +10,22 @@ import shutil
 from pathlib import Path
 
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from modeling_clsr.hub.release import checkpoint_folder
 
 WEIGHTS = "model.safetensors"
 IGNORED = shutil.ignore_patterns("checkpoint-*", WEIGHTS, "training_args.bin")
+
+
+def mix_weights(before: dict[str, Tensor], after: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Return `share` of the way from the weights before training to those after it, by name."""
+    return {
+        name: before[name].float().lerp(weight.float(), share).to(weight.dtype)
+        if weight.is_floating_point()
+        else weight
+        for name, weight in after.items()
+    }
 
 
 def main() -> None:
@@ -32,14 +43,8 @@ def main() -> None:
         parser.error(
             f"{args.trained} and {base} hold different weights; give the checkpoint that it started from"
         )
-    mixed = {
-        name: (before[name].float().lerp(weight.float(), args.share).to(weight.dtype))
-        if weight.is_floating_point()
-        else weight
-        for name, weight in after.items()
-    }
     shutil.copytree(args.trained, args.out, dirs_exist_ok=True, ignore=IGNORED)
-    save_file(mixed, args.out / WEIGHTS, metadata={"format": "pt"})
+    save_file(mix_weights(before, after, args.share), args.out / WEIGHTS, metadata={"format": "pt"})
 
 
 if __name__ == "__main__":

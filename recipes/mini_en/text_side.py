@@ -19,6 +19,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from average import mix_weights
 from labels import HELD_OUT_FROM, read_heard, sentence_number
 from torch import Tensor
 from tqdm import tqdm
@@ -345,9 +346,7 @@ def main() -> None:
     tuned = {name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()}
     mixed = {}
     for share in (0.25, 0.5, 0.75, 1.0):
-        student.model.text_model.load_state_dict(
-            {name: torch.lerp(weights[name].float(), tuned[name].float(), share) for name in weights}
-        )
+        student.model.text_model.load_state_dict(mix_weights(weights, tuned, share))
         mixed[str(share)] = measure(student, pools)
     student.model.text_model.save_pretrained(out)
     draw_curve(curve, out / CURVE_FILE)

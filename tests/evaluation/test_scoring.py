@@ -1,10 +1,12 @@
 """Scoring of transcripts: each rule against its plain meaning, and against the search of an index."""
 
+import time
+
 import numpy as np
 import pytest
 
 from modeling_clsr import Word
-from modeling_clsr.evaluation.scoring import bm25_scores, score_texts
+from modeling_clsr.evaluation.scoring import KnownTexts, bm25_scores, score_texts
 from modeling_clsr.retrieval.moments import embed_windows, find_moments
 from modeling_clsr.retrieval.search import joint_score
 from tests.retrieval.known_clips import KnownClips, embed
@@ -27,6 +29,23 @@ def test_bm25_finds_rare_words_and_survives_unknown_ones():
     assert scores[0].argmax() == 1
     assert scores[1].tolist() == [0.0, 0.0, 0.0]
     assert bm25_scores(["the bee"], ["", " "]).tolist() == [[0.0, 0.0]]
+
+
+def test_known_texts_are_embedded_once_and_their_seconds_stay_known():
+    asked = []
+
+    def slow(texts):
+        asked.extend(texts)
+        time.sleep(0.01)
+        return encode(texts)
+
+    known = KnownTexts(slow)
+    vectors = known([*TEXTS, TEXTS[0]])
+    np.testing.assert_array_equal(vectors, encode([*TEXTS, TEXTS[0]]))
+    seconds = known.seconds(TEXTS)
+    assert seconds >= 0.01
+    np.testing.assert_array_equal(known(TEXTS[::-1]), encode(TEXTS[::-1]))
+    assert asked == TEXTS and known.seconds(TEXTS) == seconds
 
 
 def test_dense_is_the_cosine_and_hybrid_adds_a_little_of_the_words():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from modeling_clsr.evaluation.scoring import bm25_scores, sentence_encoder
+from modeling_clsr.evaluation.scoring import KnownTexts, bm25_scores, sentence_encoder
 from modeling_clsr.evaluation.systems import (
     CascadeSystem,
     CLSRSystem,
@@ -26,7 +26,7 @@ def text_encoder(tmp_path_factory):
     model, tokenizer = tiny_bert()
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    return sentence_encoder(folder)
+    return KnownTexts(sentence_encoder(folder))
 
 
 @pytest.fixture
