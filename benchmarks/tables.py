@@ -99,6 +99,13 @@ def learning_table() -> str:
     return "\n".join(lines)
 
 
+COLLECTIONS = {
+    "other_clips": "other clips",
+    "new_questions": "learnt clips, new questions",
+    "other_articles": "clips on other articles",
+}
+
+
 def untranscribed_table() -> str:
     """Return the Markdown table of `recipes/mini_en/untranscribed.sh`, which `benchmarks/bridge.py` measured."""
     result = read("untranscribed")
@@ -127,15 +134,16 @@ def untranscribed_table() -> str:
     counts = {row["set"]: row["questions"] for row in result["figures"]["rows"]}
     lines += [
         "",
-        f"Means of {seeds} seeds; {counts['other_clips']} questions about other clips, {counts['new_questions']} new "
-        "ones about learnt clips.",
+        f"Means of {seeds} seeds. Questions: "
+        + "; ".join(f"{COLLECTIONS[name]} {count:,}" for name, count in counts.items())
+        + ".",
     ]
     return "\n".join(lines)
 
 
 def searched_of(row: dict) -> str:
     """Name the row of a set and a condition of `bridge.py` for people."""
-    name = {"other_clips": "other clips", "new_questions": "learnt clips, new questions"}[row["set"]]
+    name = COLLECTIONS[row["set"]]
     return name if row["condition"] == "clean" else f"{name}, weights {row['condition']}"
 
 

@@ -5,7 +5,8 @@ r"""A collection that nobody transcribed: rows to learn from, and a set of held-
 Enters: spoken sentences with questions, and what the recogniser heard of them (`hear.py`, under the name
 "collection"). Leaves: `pseudo.jsonl`, rows whose transcript is what was heard, and two sets: `other_clips/`, every
 third clip with its questions, and `new_questions/`, the learnt clips with questions that were held back, one of each
-clip that has several. All are about the same things, so that names return.
+clip that has several. All are about the same things, so that names return. `other_articles/`, of a second manifest, is
+by the same speaker about other things.
 """
 
 import argparse
@@ -28,9 +29,10 @@ def main() -> None:
     )
     parser.add_argument("manifest")
     parser.add_argument("--heard", required=True, type=Path, help=f"folder of hear.py, with {NAME}")
+    parser.add_argument("--elsewhere", help="manifest of the same speaker about other things")
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    rows = [row for row in read_manifest(args.manifest) if (row.duration or 0.0) <= MAX_DURATION_S]
+    rows = read_short(args.manifest)
     heard = read_heard(args.heard, NAME)
     by_clip = {row.audio: heard[row.id] for row in rows if heard.get(row.id)}
     others = [row for row in rows if sentence_number(row) % HELD_OUT_EVERY == 0]
@@ -42,10 +44,18 @@ def main() -> None:
     write_manifest(args.out / "pseudo.jsonl", [replace(row, transcript=by_clip[row.audio]) for row in kept])
     write_questions(args.out / "other_clips", others, others)
     write_questions(args.out / "new_questions", learnt, held_back)
+    if args.elsewhere:
+        elsewhere = read_short(args.elsewhere)
+        write_questions(args.out / "other_articles", elsewhere, elsewhere)
     print(
         f"{len(kept)} rows to learn from, {len(held_back)} new questions about their clips, "
         f"{len(others)} questions about other clips"
     )
+
+
+def read_short(manifest: str) -> list[Row]:
+    """Read the rows whose clips are short enough to learn from."""
+    return [row for row in read_manifest(manifest) if (row.duration or 0.0) <= MAX_DURATION_S]
 
 
 def write_questions(folder: Path, clips: list[Row], asked: list[Row]) -> None:

@@ -1,13 +1,14 @@
 #!/usr/bin/env bash
 # Can a recogniser learn from questions where nobody wrote transcripts? On two cores:
-#   bash recipes/mini_en/untranscribed.sh MANIFEST WORK
+#   bash recipes/mini_en/untranscribed.sh MANIFEST WORK [ELSEWHERE]
 # MANIFEST names spoken sentences with questions: a collection. Two thirds of its clips are learnt from, with what the
 # recogniser heard of them in place of transcripts; then the others are searched, and the learnt ones by new questions.
+# ELSEWHERE names clips by the same speaker about other things, which are searched, too.
 # WORK gets two arms of three seeds, and what each heard; benchmarks/bridge.py compares them. A second run skips what is
 # done.
 # A trial: JSON=trial.json SEEDS=1 FLAGS="--max_steps 2".
 set -euo pipefail
-MANIFEST=$1 W=$2
+MANIFEST=$1 W=$2 ELSEWHERE=${3:-}
 PYTHON=${PYTHON:-python} SEEDS=${SEEDS:-1 2 3} CHECKPOINT=${CHECKPOINT:-default}
 R=recipes/mini_en
 TRAINED="all the way" # the name, as of a condition, of what the weights heard that were not averaged
@@ -19,7 +20,15 @@ $PYTHON $R/hear.py collection="$MANIFEST" --checkpoint "$CHECKPOINT" --out "$W/h
 for name in other_clips new_questions "new_questions-$TRAINED"; do
   cp "$W/heard/collection.jsonl" "$W/sets/checkpoint/$name.jsonl"
 done
-$PYTHON $R/collection.py "$MANIFEST" --heard "$W/heard" --out "$W"
+$PYTHON $R/collection.py "$MANIFEST" --heard "$W/heard" ${ELSEWHERE:+--elsewhere "$ELSEWHERE"} --out "$W"
+sets=(other_clips new_questions) manifests=() folders=()
+if [[ -n $ELSEWHERE ]]; then
+  sets+=(other_articles)
+  $PYTHON $R/hear.py "other_articles=$W/other_articles/passages.jsonl" --checkpoint "$CHECKPOINT" --out "$W/sets/checkpoint"
+fi
+for name in "${sets[@]}"; do
+  manifests+=("$name=$W/$name/passages.jsonl") folders+=(--set "$name=$W/$name")
+done
 for seed in $SEEDS; do
   for arm in joint control; do
     trained=$W/trained/$arm-$seed averaged=$W/averaged/$arm-$seed
@@ -34,8 +43,7 @@ for seed in $SEEDS; do
     if [[ ! -f $averaged/model.safetensors ]]; then
       $PYTHON $R/average.py "$trained" --base "$CHECKPOINT" --out "$averaged"
     fi
-    $PYTHON $R/hear.py "other_clips=$W/other_clips/passages.jsonl" "new_questions=$W/new_questions/passages.jsonl" \
-      --checkpoint "$averaged" --out "$W/sets/$arm-$seed"
+    $PYTHON $R/hear.py "${manifests[@]}" --checkpoint "$averaged" --out "$W/sets/$arm-$seed"
   done
 done
 for seed in $SEEDS; do
@@ -44,5 +52,5 @@ for seed in $SEEDS; do
       --checkpoint "$W/trained/$arm-$seed" --out "$W/sets/$arm-$seed"
   done
 done
-$PYTHON benchmarks/bridge.py --heard "$W/sets" --set "other_clips=$W/other_clips" --set "new_questions=$W/new_questions" \
+$PYTHON benchmarks/bridge.py --heard "$W/sets" "${folders[@]}" \
   --json "${JSON:-benchmarks/results/untranscribed.json}"

@@ -306,7 +306,12 @@ def test_collection_is_learnt_from_as_it_was_heard_and_searched_by_what_was_held
     manifest.write_text(manifest.read_text() + second + "\n")
     heard = [{"id": row.id, "text": "" if number == 1 else "a bee"} for number, row in enumerate(rows)]
     (spoken / "heard" / "collection.jsonl").write_text("\n".join(map(json.dumps, heard)) + "\n")
-    run(monkeypatch, "collection.py", manifest, "--heard", spoken / "heard", "--out", tmp_path / "work")
+    elsewhere = tone_rows(tmp_path / "elsewhere", 5)
+    places = ("--heard", spoken / "heard", "--out", tmp_path / "work")
+    run(
+        monkeypatch,
+        *("collection.py", manifest, "--elsewhere", tmp_path / "elsewhere" / "rows.jsonl", *places),
+    )
     learnt = read_manifest(tmp_path / "work" / "pseudo.jsonl")
     assert {row.transcript for row in learnt} == {"a bee"}
     learnable = [row for n, row in enumerate(rows) if n % 3 and n != 1]
@@ -317,6 +322,9 @@ def test_collection_is_learnt_from_as_it_was_heard_and_searched_by_what_was_held
     passages, questions = load_set(tmp_path / "work" / "new_questions")
     assert [row.id for row in passages] == [row.id for row in learnable]
     assert [(entry.question, entry.context_id) for entry in questions] == [("What else?", rows[4].context_id)]
+    passages, questions = load_set(tmp_path / "work" / "other_articles")
+    assert [row.id for row in passages] == [row.id for row in elsewhere]
+    assert len(questions) == 5
     assert "39 rows to learn from, 1 new questions about their clips, 20 questions about other clips" in (
         capsys.readouterr().out
     )
