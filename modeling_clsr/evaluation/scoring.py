@@ -11,13 +11,15 @@ from pathlib import Path
 import bm25s
 import numpy as np
 
+from ..retrieval.letters import letter_shares
 from ..retrieval.moments import BREVITY_MARGIN, character_spans, sentence_windows
-from ..retrieval.search import MOMENT_SHARE, WORD_WEIGHT
+from ..retrieval.search import LETTER_WEIGHT, MOMENT_SHARE, POOL, WORD_WEIGHT
 from ..transcript_clsr import Word
 
 EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
 SCORINGS = ("dense", "hybrid", "moments", "search", "rrf", "bm25")
 HYBRID_WEIGHT = 0.01  # of BM25 beside a cosine
+NOT_FOUND = -10.0  # below the sum of all that speaks for a text
 FUSION_RANK = 60  # of reciprocal rank fusion (Cormack et al. 2009)
 
 
@@ -59,9 +61,10 @@ def score_texts(
 
     Args:
         scoring: "dense" is the cosine of the vectors; "bm25" counts words; "hybrid" adds 0.01 × BM25 to the cosine;
-            "moments" is the mean of the text's cosine and that of its best sentence or two, "search" adds 0.2 × the
-            share of the best BM25: as `clsr search` ranks (dense, hybrid), over the whole pool. "rrf" fuses the same
-            two by the reciprocals of their ranks.
+            "moments" is the mean of the text's cosine and that of its best sentence or two, as `clsr search --mode
+            dense` ranks, over the whole pool. "search" adds words and letters as `clsr search` does: those that it
+            would not have found stand behind those that it would. "rrf" fuses "moments" and BM25 by the reciprocals
+            of their ranks.
         encode: of the text retriever.
         questions: Q texts.
         texts: N transcripts.
@@ -88,7 +91,7 @@ def score_texts(
         return joint
     words = bm25_scores(questions, texts)
     if scoring == "search":
-        return joint + WORD_WEIGHT * words / np.maximum(words.max(axis=1, keepdims=True), 1e-9)
+        return search_scores(joint, words, letters_of_found(questions, texts, dense, words))
     # A text without any of the words is in no list of words.
     return _reciprocal_ranks(joint) + np.where(words > 0, _reciprocal_ranks(words), 0.0)
 
@@ -124,6 +127,41 @@ def moment_scores(
         moment = np.take_along_axis(cosines, best[:, None], axis=1)[:, 0]
         scores[:, number] = (1 - MOMENT_SHARE) * dense[:, number] + MOMENT_SHARE * moment
     return scores
+
+
+def letters_of_found(
+    questions: Sequence[str], texts: Sequence[str], dense: np.ndarray, words: np.ndarray
+) -> np.ndarray:
+    """Return (Q, N) shares of the best letters; NaN for the texts that `clsr search` would not have found.
+
+    Args:
+        questions: Q texts.
+        texts: N transcripts.
+        dense: (Q, N) cosines.
+        words: (Q, N) BM25.
+    """
+    shares = np.full(dense.shape, np.nan, dtype=np.float32)
+    for row, question in enumerate(questions):
+        nearest = np.argsort(-dense[row], kind="stable")[:POOL]
+        worded = [place for place in np.argsort(-words[row], kind="stable")[:POOL] if words[row, place] > 0]
+        found = np.union1d(nearest, np.array(worded, dtype=nearest.dtype))
+        shares[row, found] = letter_shares(question, [texts[place] for place in found])
+    return shares
+
+
+def search_scores(
+    joint: np.ndarray, words: np.ndarray, letters: np.ndarray, letter_weight: float = LETTER_WEIGHT
+) -> np.ndarray:
+    """Return (Q, N) scores as those of `clsr search`.
+
+    Args:
+        joint: (Q, N) from `moment_scores`.
+        words: (Q, N) BM25.
+        letters: (Q, N) from `letters_of_found`.
+        letter_weight: of the letters.
+    """
+    shares = words / np.maximum(words.max(axis=1, keepdims=True), 1e-9)
+    return joint + WORD_WEIGHT * shares + np.where(np.isnan(letters), NOT_FOUND, letter_weight * letters)
 
 
 def sentence_encoder(model: str | Path) -> EncodeTexts:

@@ -26,11 +26,13 @@ class Evidence:
         passage: cosine of its vector and the question's.
         moment: cosine of its moment; None without one.
         bm25: of its words, 0 if it has none of the question's.
+        letters: share of the best that the search found, see `letters.letter_shares`.
     """
 
     passage: float
     moment: float | None
     bm25: float
+    letters: float = 0.0
 
 
 class Found(Protocol):

@@ -12,6 +12,7 @@ import numpy as np
 
 from ..transcript_clsr import Word
 from .doubt import Doubt, Evidence
+from .letters import letter_shares
 from .moments import Moment, character_spans, find_moments
 from .reader import RowsMovedError, TableReader, wait
 from .schema import quoted, unpack_windows
@@ -19,7 +20,8 @@ from .schema import quoted, unpack_windows
 MODES = ("hybrid", "dense", "text")
 POOL = 20  # passages nearest to the question whose moments are compared
 MOMENT_SHARE = 0.5  # of the moment in the score of a hit
-WORD_WEIGHT = 0.2  # of the words' score, as a share of the best one, beside the cosines; see docs/search.md
+# Of the words' and the letters' scores, as shares of the best ones, beside the cosines; see docs/search.md.
+WORD_WEIGHT, LETTER_WEIGHT = 0.2, 0.1
 HIT_COLUMNS = ["source", "path", "recorded", "start_s", "end_s", "transcript", "words", "window_vectors"]
 SEARCH_TRIES = 5  # while another process rewrites the rows that were found
 
@@ -38,7 +40,8 @@ class Hit:
         transcript: of the passage.
         words: of the transcript, timed from the start of the recording.
         moment: the words that answer best; None if the transcript has no timed words.
-        evidence: what speaks for it: the cosines of passage and moment, BM25 (0 if a dense search did not count words).
+        evidence: what speaks for it: the cosines of passage and moment, BM25 (0 if a dense search did not count words)
+            and letters (0 but in a hybrid search).
         probability: that it answers, calibrated; None if the checkpoint has no calibration.
     """
 
@@ -80,7 +83,8 @@ def search_table(
 
     "dense": a long passage holds many subjects, and its vector none of them purely, so the passages nearest by cosine
     are ranked again by the mean of the passage's cosine and its moment's. "text": BM25 on the words. "hybrid": that
-    mean, and 0.2 times the share of the best BM25 score. Hits of one recording that overlap are merged.
+    mean, 0.2 times the share of the best BM25 score, and 0.1 times that of the best letters, which misheard words share
+    with the question. Hits of one recording that overlap are merged.
 
     Args:
         table: of the index.
@@ -158,6 +162,17 @@ def joint_score(passage: float, moment: float | None) -> float:
     return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment
 
 
+def lexical_score(bm25: float, best: float, letters: float) -> float:
+    """Return what words and letters add to the score of a passage.
+
+    Args:
+        bm25: of the passage.
+        best: BM25 of all passages.
+        letters: share of the best, see `letters.letter_shares`.
+    """
+    return WORD_WEIGHT * (bm25 / best if best > 0 else 0.0) + LETTER_WEIGHT * letters
+
+
 def merge_overlapping(hits: list[Hit]) -> list[Hit]:
     """Join hits of one recording that overlap, as those of overlapping windows do.
 
@@ -208,7 +223,7 @@ async def _candidates(
 ) -> tuple[list[dict], float]:
     """Return at most `count` rows that may be hits, and the best BM25 score of all rows.
 
-    The rows have a `cosine` and a `bm25` each, and are ordered by these, which are known before the moments.
+    The rows have a `cosine`, a `bm25` and `letters` each, and are ordered by these, which are known before the moments.
     """
     bm25, cosines = await asyncio.gather(
         table.worded(query.text, count, condition) if count_words else _nothing(),
@@ -219,24 +234,28 @@ async def _candidates(
     rows = {"text": worded, "dense": nearest, "hybrid": list(cosines | bm25)}[mode]
     unmeasured = [row for row in rows if row not in cosines]
     unscored = [row for row in nearest if row not in bm25] if worded else []
-    more, fetched = await asyncio.gather(
+    compared = rows if mode == "hybrid" else []  # by their letters
+    more, fetched, heard = await asyncio.gather(
         table.worded(query.text, len(unscored), f"_rowid IN ({', '.join(map(str, unscored))})")
         if unscored
         else _nothing(),
         table.fetch(unmeasured, ["vector"]),
+        table.fetch(compared, ["transcript"]),
     )
     bm25 |= more
+    shares = letter_shares(query.text, [stored["transcript"] for stored in heard])
+    letters = dict(zip(compared, shares.tolist(), strict=True))
     for row, stored in zip(unmeasured, fetched, strict=True):
         cosines[row] = float(np.asarray(stored["vector"], dtype=np.float32) @ query.vector)
     order = {
         "text": lambda row: bm25[row],
         "dense": lambda row: cosines[row],
-        "hybrid": lambda row: cosines[row] + _word_share(bm25.get(row, 0.0), best),
+        "hybrid": lambda row: cosines[row] + lexical_score(bm25.get(row, 0.0), best, letters[row]),
     }[mode]
     chosen = sorted(rows, key=order, reverse=True)[:count]
     found = await table.fetch(chosen, HIT_COLUMNS)
     return [
-        stored | {"cosine": cosines[row], "bm25": bm25.get(row, 0.0)}
+        stored | {"cosine": cosines[row], "bm25": bm25.get(row, 0.0), "letters": letters.get(row, 0.0)}
         for row, stored in zip(chosen, found, strict=True)
     ], best
 
@@ -249,11 +268,9 @@ def _score(evidence: Evidence, mode: str, best: float) -> float:
     if mode == "text":
         return evidence.bm25
     score = joint_score(evidence.passage, evidence.moment)
-    return score + _word_share(evidence.bm25, best) if mode == "hybrid" else score
-
-
-def _word_share(bm25: float, best: float) -> float:
-    return WORD_WEIGHT * bm25 / best if best > 0 else 0.0
+    if mode == "dense":
+        return score
+    return score + lexical_score(evidence.bm25, best, evidence.letters)
 
 
 def _hits(rows: list[dict], query: Query) -> list[Hit]:
@@ -271,7 +288,7 @@ def _hits(rows: list[dict], query: Query) -> list[Hit]:
             transcript=row["transcript"],
             words=words,
             moment=moment,
-            evidence=Evidence(row["cosine"], moment.score if moment else None, row["bm25"]),
+            evidence=Evidence(row["cosine"], moment.score if moment else None, row["bm25"], row["letters"]),
         )
         for row, words, moment in zip(rows, word_lists, moments, strict=True)
     ]

@@ -7,6 +7,7 @@ import pytest
 
 from modeling_clsr import Word
 from modeling_clsr.evaluation.scoring import KnownTexts, bm25_scores, score_texts
+from modeling_clsr.retrieval.letters import letter_shares
 from modeling_clsr.retrieval.moments import embed_windows, find_moments
 from modeling_clsr.retrieval.search import joint_score
 from tests.retrieval.known_clips import KnownClips, embed
@@ -70,13 +71,25 @@ def test_moments_are_those_that_search_finds():
         np.testing.assert_allclose(scores[row], expected, atol=1e-6)
 
 
-def test_search_adds_the_share_of_the_best_words():
+def test_search_adds_the_shares_of_the_best_words_and_letters():
     questions, texts = ["honey lighthouse", "zebra"], [*TEXTS, "honey"]
     scores = score_texts("search", encode, questions, texts)
     joint = score_texts("moments", encode, questions, texts)
     words = bm25_scores(questions, texts)
-    np.testing.assert_allclose(scores[0], joint[0] + 0.2 * words[0] / words[0].max())
-    np.testing.assert_allclose(scores[1], joint[1])
+    letters = letter_shares(questions[0], texts)
+    np.testing.assert_allclose(
+        scores[0], joint[0] + 0.2 * words[0] / words[0].max() + 0.1 * letters, atol=1e-6
+    )
+    np.testing.assert_allclose(scores[1], joint[1], atol=1e-6)
+
+
+def test_what_search_would_not_find_stands_behind_what_it_would(monkeypatch):
+    monkeypatch.setattr("modeling_clsr.evaluation.scoring.POOL", 1)
+    questions, texts = ["Who sells honey?"], [*TEXTS, "honey"]
+    order = np.argsort(-score_texts("search", encode, questions, texts)[0])
+    dense, words = score_texts("dense", encode, questions, texts)[0], bm25_scores(questions, texts)[0]
+    found = {int(dense.argmax()), int(words.argmax())}
+    assert set(order[: len(found)].tolist()) == found
 
 
 def test_rank_fusion_sums_the_reciprocals_of_both_ranks():

@@ -10,6 +10,7 @@ from modeling_clsr import Word
 from modeling_clsr.data.audio import load_audio
 from modeling_clsr.retrieval import SpeechIndex
 from modeling_clsr.retrieval.doubt import Doubt, Evidence
+from modeling_clsr.retrieval.letters import letter_shares
 from modeling_clsr.retrieval.moments import Moment
 from modeling_clsr.retrieval.reader import TableReader
 from modeling_clsr.retrieval.search import Hit, glob_condition, merge_overlapping
@@ -163,13 +164,19 @@ def test_hits_of_a_calibrated_checkpoint_carry_probabilities_that_do_not_depend_
     assert all(0 < hit.probability < 1 for hit in many)
 
 
-def test_hybrid_adds_the_share_of_the_best_words_of_the_whole_index(index):
+def test_hybrid_adds_the_shares_of_the_best_words_and_letters_of_the_whole_index(index):
     hits = index.search("printing art", k=50)
     best = max(hit.evidence.bm25 for hit in hits)
-    assert best > 0 and hits[0].score == max(hit.score for hit in hits)
-    for hit in hits:
+    letters = letter_shares("printing art", [hit.transcript for hit in hits])
+    assert best > 0 and letters.max() > 0 and hits[0].score == max(hit.score for hit in hits)
+    for hit, share in zip(hits, letters, strict=True):
         cosines = (hit.evidence.passage + hit.evidence.moment) / 2
-        assert hit.score == pytest.approx(cosines + 0.2 * hit.evidence.bm25 / best)
+        assert hit.score == pytest.approx(cosines + 0.2 * hit.evidence.bm25 / best + 0.1 * share)
+
+
+def test_letters_count_in_a_hybrid_search_alone(index):
+    for mode, counted in (("hybrid", True), ("dense", False), ("text", False)):
+        assert any(hit.evidence.letters for hit in index.search("printing art", mode=mode)) == counted
 
 
 def test_spoken_question_is_asked_by_its_own_vector_and_words(index, clips, talks_texts):

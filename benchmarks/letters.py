@@ -1,0 +1,93 @@
+r"""What letters add to a search of what was heard: R@1 by their weight, on speech that is heard well and badly.
+
+    python recipes/mini_en/hear.py accent=speech/accent/manifest.jsonl --out speech/heard
+    python benchmarks/letters.py accent=speech/accent/manifest.jsonl --heard speech/heard \
+        --json benchmarks/results/letters.json
+
+Reads training clips with questions, and what a recogniser heard of them; those that were not heard are no part of the
+pool. The weight in `retrieval/search.py` was chosen by these figures and by those of the test set real-mix, whose
+questions are in other words: see docs/search.md.
+"""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+
+from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.evaluation.benchmark_set import read_json_lines
+from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
+from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
+from modeling_clsr.evaluation.scoring import (
+    KnownTexts,
+    bm25_scores,
+    letters_of_found,
+    moment_scores,
+    search_scores,
+    sentence_encoder,
+)
+from modeling_clsr.evaluation.significance import mean_interval, paired_test
+from modeling_clsr.hub.parts import minilm_folder
+from modeling_clsr.hub.stamp import make_stamp, write_stamped
+
+WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4)
+
+
+def measure(rows: list[Row], heard: dict[str, str], encode: KnownTexts) -> dict:
+    """Return R@1 by the weight of the letters, with tests against none."""
+    passages: dict[str, Row] = {}
+    for row in rows:
+        passages.setdefault(row.audio, row)  # the first row of a clip, as `hear.py` names it
+    pool = [row for row in passages.values() if row.id in heard]
+    known = {row.context_id for row in pool}
+    asked = [row for row in rows if row.question and row.context_id in known]
+    questions, texts = [str(row.question) for row in asked], [heard[row.id] for row in pool]
+    groups = [str(row.context_id) for row in asked]
+    relevant = relevance_of(np.array(groups), np.array([row.context_id for row in pool]))
+    vectors = encode(questions)
+    dense = vectors @ encode(texts).T
+    joint, words = moment_scores(encode, vectors, texts, dense), bm25_scores(questions, texts)
+    letters = letters_of_found(questions, texts, dense, words)
+    hits = {
+        weight: hit_chances(search_scores(joint, words, letters, weight), relevant, 1) for weight in WEIGHTS
+    }
+    errors, interval = word_error_rate([str(row.transcript) for row in pool], texts, normalize=whisper_words)
+    return {
+        "questions": len(questions),
+        "passages": len(pool),
+        "wer": errors,
+        "wer_interval": list(interval),
+        "weights": [
+            {
+                "weight": weight,
+                "recall_at_1": float(found.mean()),
+                "recall_at_1_interval": list(mean_interval(found, groups)),
+                "against_none": vars(paired_test(found, hits[0.0], groups)),
+            }
+            for weight, found in hits.items()
+        ],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("manifests", nargs="+", metavar="NAME=MANIFEST")
+    parser.add_argument("--heard", required=True, type=Path, help="folder of hear.py, with NAME.jsonl")
+    parser.add_argument("--json", help="write the stamped result")
+    args = parser.parse_args()
+    stamp, encode = make_stamp(), KnownTexts(sentence_encoder(minilm_folder()))
+    figures = {}
+    for entry in args.manifests:
+        name, manifest = entry.split("=", 1)
+        heard = {clip["id"]: clip["text"] for clip in read_json_lines(args.heard / f"{name}.jsonl")}
+        figures[name] = measure(read_manifest(manifest), heard, encode)
+    print(json.dumps(figures, indent=1))
+    if args.json:
+        write_stamped(args.json, figures, stamp, text=minilm_folder().name)
+
+
+if __name__ == "__main__":
+    main()
