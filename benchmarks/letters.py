@@ -1,12 +1,11 @@
 r"""What letters add to a search of what was heard: R@1 by their weight, on speech that is heard well and badly.
 
     python recipes/mini_en/hear.py accent=speech/accent/manifest.jsonl --out speech/heard
-    python benchmarks/letters.py accent=speech/accent/manifest.jsonl --heard speech/heard \
+    python benchmarks/letters.py accent=speech/accent/manifest.jsonl real-mix=sets/real-mix --heard speech/heard \
         --json benchmarks/results/letters.json
 
-Reads training clips with questions, and what a recogniser heard of them; those that were not heard are no part of the
-pool. The weight in `retrieval/search.py` was chosen by these figures and by those of the test set real-mix, whose
-questions are in other words: see docs/search.md.
+Reads clips with questions (a manifest, or the folder of a benchmark set) and what a recogniser heard of them; clips that
+were not heard are no part of the pool. The weight in `retrieval/search.py` was chosen by such figures: docs/search.md.
 """
 
 import argparse
@@ -16,7 +15,8 @@ from pathlib import Path
 import numpy as np
 
 from modeling_clsr.data.manifest import Row, read_manifest
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
+from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines
+from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.scoring import (
@@ -34,16 +34,30 @@ from modeling_clsr.hub.stamp import make_stamp, write_stamped
 WEIGHTS = (0.0, 0.05, 0.1, 0.2, 0.4)
 
 
-def measure(rows: list[Row], heard: dict[str, str], encode: KnownTexts) -> dict:
-    """Return R@1 by the weight of the letters, with tests against none."""
+def read_pool(place: Path, heard: dict[str, str]) -> tuple[list[Row], list[Question]]:
+    """Return the clips that were heard, each once, and the questions about them.
+
+    Args:
+        place: manifest of clips with questions, or folder of a benchmark set.
+        heard: text by the id of a clip's first row.
+    """
+    if place.is_dir():
+        rows, questions = load_set(place)
+    else:
+        rows = read_manifest(place)
+        questions = [Question(row.id, row.question, str(row.context_id)) for row in rows if row.question]
     passages: dict[str, Row] = {}
     for row in rows:
-        passages.setdefault(row.audio, row)  # the first row of a clip, as `hear.py` names it
+        passages.setdefault(row.audio, row)
     pool = [row for row in passages.values() if row.id in heard]
     known = {row.context_id for row in pool}
-    asked = [row for row in rows if row.question and row.context_id in known]
-    questions, texts = [str(row.question) for row in asked], [heard[row.id] for row in pool]
-    groups = [str(row.context_id) for row in asked]
+    return pool, [question for question in questions if question.context_id in known]
+
+
+def measure(pool: list[Row], asked: list[Question], heard: dict[str, str], encode: KnownTexts) -> dict:
+    """Return R@1 by the weight of the letters, with tests against none."""
+    questions, texts = [question.question for question in asked], [heard[row.id] for row in pool]
+    groups = [question.context_id for question in asked]
     relevant = relevance_of(np.array(groups), np.array([row.context_id for row in pool]))
     vectors = encode(questions)
     dense = vectors @ encode(texts).T
@@ -74,16 +88,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("manifests", nargs="+", metavar="NAME=MANIFEST")
+    parser.add_argument("places", nargs="+", metavar="NAME=PLACE", help="manifest, or folder of a set")
     parser.add_argument("--heard", required=True, type=Path, help="folder of hear.py, with NAME.jsonl")
     parser.add_argument("--json", help="write the stamped result")
     args = parser.parse_args()
     stamp, encode = make_stamp(), KnownTexts(sentence_encoder(minilm_folder()))
     figures = {}
-    for entry in args.manifests:
-        name, manifest = entry.split("=", 1)
+    for entry in args.places:
+        name, place = entry.split("=", 1)
         heard = {clip["id"]: clip["text"] for clip in read_json_lines(args.heard / f"{name}.jsonl")}
-        figures[name] = measure(read_manifest(manifest), heard, encode)
+        figures[name] = measure(*read_pool(Path(place), heard), heard, encode)
     print(json.dumps(figures, indent=1))
     if args.json:
         write_stamped(args.json, figures, stamp, text=minilm_folder().name)

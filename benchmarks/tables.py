@@ -13,6 +13,7 @@ from modeling_clsr.evaluation.build_systems import UNTUNED
 from modeling_clsr.evaluation.report import render_results
 from modeling_clsr.evaluation.significance import shown_difference
 from modeling_clsr.hub.changes import REPORT_FILE, render_changes
+from modeling_clsr.retrieval.search import LETTER_WEIGHT
 
 ROOT = Path(__file__).parents[1]
 MINI_EN = "clsr-mini-en"
@@ -479,6 +480,26 @@ def levers_table() -> str:
     return "\n".join(lines)
 
 
+def letters_table() -> str:
+    """Return the Markdown table of `benchmarks/letters.py`."""
+    result = read("letters")["figures"]
+    weights = [row["weight"] for row in next(iter(result.values()))["weights"]]
+    columns = [f"{weight:g}" for weight in weights] + [f"{LETTER_WEIGHT:g} against none"]
+    lines = [
+        f"| speech | words heard wrong | questions | {' | '.join(columns)} |",
+        "|---|---|---|" + "---|" * (len(weights) + 1),
+    ]
+    for name, found in result.items():
+        rows = {row["weight"]: row for row in found["weights"]}
+        recall = [f"{100 * row['recall_at_1']:.1f} %" for row in rows.values()]
+        lines.append(
+            f"| {name} | {100 * found['wer']:.0f} % | {found['questions']:,} over {found['passages']} passages "
+            f"| {' | '.join(recall)} "
+            f"| {shown_difference(rows[LETTER_WEIGHT]['against_none'])} |"
+        )
+    return "\n".join(lines)
+
+
 def text_side_table() -> str:
     """Return the Markdown table of `recipes/mini_en/text_side.py`."""
     result = read(f"{MINI_EN}/text_side")
@@ -531,6 +552,7 @@ PLACES = (
     ("docs/training.md", "untranscribed", untranscribed_table),
     ("docs/training.md", "speed", training_table),
     ("docs/search.md", "doubt", doubt_table),
+    ("docs/search.md", "letters", letters_table),
     ("docs/search.md", "times", times_table),
     ("docs/scaling.md", "long file", long_file_table),
     ("docs/scaling.md", "growth", growth_table),
