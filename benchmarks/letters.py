@@ -4,8 +4,8 @@ r"""What letters add to a search of what was heard: R@1 by their weight, on spee
     python benchmarks/letters.py accent=speech/accent/manifest.jsonl real-mix=sets/real-mix --heard speech/heard \
         --json benchmarks/results/letters.json
 
-Reads clips with questions (a manifest, or the folder of a benchmark set) and what a recogniser heard of them; clips that
-were not heard are no part of the pool. The weight in `retrieval/search.py` was chosen by such figures: docs/search.md.
+Reads clips with questions (a manifest, or the folder of a benchmark set) and what was heard of them; those that nobody
+heard are no part of the pool. The weight in `retrieval/search.py` was chosen by such figures: docs/search.md.
 """
 
 import argparse
