@@ -1,7 +1,8 @@
 """Letters: what a misheard word still shares with the one that was said.
 
-"Levi's" heard as "Levy is" has no word in common with the question, but most of its letters in the same order. So the
-passages that a search has found are compared with the question by runs of letters, across the gaps between words.
+"Schwarzenegger" heard as "Schwarz and Egger" has no word in common with the question, but most letters in the same
+order. So the passages that a search has found are compared with the question by runs of letters, across the gaps
+between words.
 """
 
 import math

@@ -8,8 +8,6 @@ from modeling_clsr.retrieval.letters import letter_shares, run_together
 
 
 def test_misheard_name_is_found_by_its_letters():
-    heard = ["They met at levy stadium.", "They met at the school.", "They met at Levi station."]
-    assert letter_shares("Who played at Levi's Stadium?", heard).argmax() == 0
     heard = ["A sport was an agar.", "Schwarz and Egger spoke."]
     assert letter_shares("What did Schwarzenegger say?", heard).tolist() == [0.0, 1.0]
 
