@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-RUN = 4  # letters; chosen with the weights on heard training questions, see docs/search.md
+RUN = 4  # letters
 SATURATION, LENGTH_SHARE = 1.5, 0.75  # k1 and b of BM25
 
 
