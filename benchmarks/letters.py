@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
 from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
@@ -46,10 +46,7 @@ def read_pool(place: Path, heard: dict[str, str]) -> tuple[list[Row], list[Quest
     else:
         rows = read_manifest(place)
         questions = [Question(row.id, row.question, str(row.context_id)) for row in rows if row.question]
-    passages: dict[str, Row] = {}
-    for row in rows:
-        passages.setdefault(row.audio, row)
-    pool = [row for row in passages.values() if row.id in heard]
+    pool = [row for row in distinct_clips(rows) if row.id in heard]
     known = {row.context_id for row in pool}
     return pool, [question for question in questions if question.context_id in known]
 

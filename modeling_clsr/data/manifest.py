@@ -183,6 +183,14 @@ def undecoded(dataset: Any) -> Any:
     return dataset
 
 
+def distinct_clips(rows: Iterable[Row]) -> list[Row]:
+    """Keep the first row of each clip, whose id stands for what is heard in it; others ask more about it."""
+    first: dict[str, Row] = {}
+    for row in rows:
+        first.setdefault(row.audio, row)
+    return list(first.values())
+
+
 def write_manifest(path: str | Path, rows: Iterable[Row]) -> Path:
     """Write rows, whole or not at all; audio paths below the manifest's folder become relative.
 

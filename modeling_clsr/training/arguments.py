@@ -142,6 +142,10 @@ class CLSRTrainingArguments(TrainingArguments):
         default=None,
         metadata={"help": "GradCache: rows encoded at a time; the batch stays the set of negatives"},
     )
+    memory_bank: bool = field(
+        default=False,
+        metadata={"help": "compare with the texts of all rows, not the batch's alone; frozen text encoder"},
+    )
     new_learning_rate: float | None = field(
         default=None, metadata={"help": "of parts that start from random weights; learning_rate if left out"}
     )
@@ -175,6 +179,11 @@ class CLSRTrainingArguments(TrainingArguments):
             raise ValueError(
                 f"mini_batch_size is {self.mini_batch_size} but per_device_train_batch_size is "
                 f"{self.per_device_train_batch_size}; the second must be a multiple of the first"
+            )
+        if self.memory_bank and self.stage != "joint":
+            raise ValueError(
+                f"memory_bank keeps what a frozen text encoder makes of questions but stage is {self.stage!r}; "
+                "use it with the stage joint"
             )
         if self.is_contrastive and self.per_device_train_batch_size < 2:
             raise ValueError(

@@ -15,6 +15,7 @@ from torch.autograd.function import once_differentiable
 from ..contrastive_clsr import info_nce
 from .arguments import CLSRTrainingArguments
 from .losses import embedding_distillation, score_distillation
+from .memory import MemoryBank
 from .teacher import self_distillation
 
 # Names in a batch that are not for `CLSRModel.forward`.
@@ -56,6 +57,7 @@ def vector_losses(
     beside: dict[str, Any],
     args: CLSRTrainingArguments,
     config: Any,
+    bank: MemoryBank | None = None,
 ) -> dict[str, Part]:
     """Return the losses that compare all questions with all clips (or passages) of all processes.
 
@@ -66,15 +68,27 @@ def vector_losses(
         queries: (B, D) unit vectors of this process.
         documents: (B, D) likewise.
         scale: (1,) inverse temperature.
-        beside: "context_groups" (B,), and the teacher's vectors for score distillation.
+        beside: "context_groups" (B,), "row_index" (B,), and the teacher's vectors for score distillation.
         args: weights.
         config: CLSRConfig.
+        bank: if given, clips are compared with the questions of all rows, and questions with the clips of the batch
+            and the transcripts of all other rows.
     """
-    groups = beside["context_groups"]
-    all_queries, all_documents, all_groups = gather(queries), gather(documents), gather(groups)
+    all_documents = gather(documents)
     targets = _rank() * len(queries) + torch.arange(len(queries), device=queries.device)
-    forward = info_nce(queries, all_documents, targets, scale, groups, all_groups)
-    backward = info_nce(documents, all_queries, targets, scale, groups, all_groups)
+    if bank is None:
+        groups = beside["context_groups"]
+        all_groups = gather(groups)
+        forward = info_nce(queries, all_documents, targets, scale, groups, all_groups)
+        backward = info_nce(documents, gather(queries), targets, scale, groups, all_groups)
+    else:
+        rows = beside["row_index"]
+        groups = bank.groups[rows]
+        candidates = torch.cat((all_documents, bank.documents))
+        # A row's own transcript shares its group, so it is no negative of its clip.
+        all_groups = torch.cat((bank.groups[gather(rows)], bank.groups))
+        forward = info_nce(queries, candidates, targets, scale, groups, all_groups)
+        backward = info_nce(documents, bank.queries, rows, scale, groups, bank.groups)
     # Alone it is the loss; beside a recognition loss it has the paper's weight.
     weight = config.contrastive_weight if args.stage == "joint" else 1.0
     parts = {"contrastive": Part(weight, (forward + backward) / 2)}

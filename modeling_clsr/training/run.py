@@ -23,6 +23,7 @@ from ..recognizer_clsr import speech_encoder_of
 from .arguments import CLSRTrainingArguments, DataArguments, ModelArguments
 from .build import Built, build_model, fill_statistics
 from .features import Shards, Texts, encoder_states, fill, fingerprint, transcripts
+from .memory import MemoryBank, make_bank
 from .rows import SpeechRows, StreamedRows
 from .stages import STAGES, prepare_stage
 from .teacher import padded_targets
@@ -57,6 +58,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
     fill_statistics(built, rows, args.seed)
     cast(torch.nn.Module, built.model).to(args.device)  # the caches are made there, too
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
+    bank = fill_bank(built, rows) if args.memory_bank else None
     frozen = prepare_stage(built.model, args.stage, args.trainable)
     trainer = CLSRTrainer(
         built.model,
@@ -65,6 +67,7 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         new_parameters=built.new_parameters,
         data_collator=make_collator(built, args, data_args, training=True),
         eval_collator=make_collator(built, args, data_args, training=False),
+        bank=bank,
         train_dataset=make_dataset(rows, built, args, data_args, caches, training=True),
         eval_dataset=None
         if pool is None
@@ -181,7 +184,7 @@ def fill_caches(
 
 @torch.no_grad()
 def teacher_vectors(built: Built, rows: Sequence[Row]) -> dict[str, torch.Tensor]:
-    """Return the text encoder's vectors of each row's question and true transcript, (2, D), before it is trained.
+    """Return the text encoder's vectors of each row's question and transcript, (2, D), before it is trained.
 
     Raises:
         ValueError: a row has no written question or no transcript.
@@ -193,7 +196,8 @@ def teacher_vectors(built: Built, rows: Sequence[Row]) -> dict[str, torch.Tensor
             if not row.question or not row.transcript:
                 missing = "transcript" if row.question else "written question"
                 raise ValueError(
-                    f"row {row.id} has no {missing} but score_weight distils both; fill it or drop the row"
+                    f"row {row.id} has no {missing} but score_weight and memory_bank need both; "
+                    "fill it or drop the row"
                 )
         sides = []
         for texts in ([str(row.question) for row in part], [str(row.transcript) for row in part]):
@@ -202,6 +206,13 @@ def teacher_vectors(built: Built, rows: Sequence[Row]) -> dict[str, torch.Tensor
         pairs = torch.stack(sides, dim=1).cpu()  # (B, 2, D)
         vectors |= {row.id: pair for row, pair in zip(part, pairs, strict=True)}
     return vectors
+
+
+def fill_bank(built: Built, rows: Sequence[Row]) -> MemoryBank:
+    """Return the vectors of all rows' texts as candidates. Raises as `teacher_vectors`."""
+    built.model.eval()
+    vectors = teacher_vectors(built, rows)
+    return make_bank(rows, [vectors[row.id] for row in rows])
 
 
 def make_dataset(
@@ -287,7 +298,9 @@ def describe(trainer: CLSRTrainer, rows: Sequence[Row]) -> None:
         f"{args.gradient_accumulation_steps} accumulated)",
     ]
     if args.is_contrastive:
-        lines.append(f"{per_step - 1} negatives for each question (accumulation adds none)")
+        beside = len(rows) if trainer.bank is not None else 0
+        negatives = f"{per_step - 1} negatives for each question (accumulation adds none)"
+        lines.append(f"{negatives}, and those of {beside} rows in the memory bank" if beside else negatives)
     if trainer.is_world_process_zero():
         for line in lines:
             logger.warning(line)
@@ -322,6 +335,10 @@ def _check_stream(data_args: DataArguments, args: CLSRTrainingArguments) -> None
     if args.max_steps <= 0:
         raise ValueError(
             f"streaming has no end but max_steps is {args.max_steps}; say how many steps to train"
+        )
+    if args.memory_bank:
+        raise ValueError(
+            "streaming reads rows as they come but memory_bank needs all; use a manifest without it"
         )
     if data_args.cache != "none" or args.stage == "selfdistil":
         raise ValueError(

@@ -25,6 +25,7 @@ from ..modeling_clsr import CLSRModel
 from .arguments import CLSRTrainingArguments
 from .cached import PER_ROW, cached_step, documents_of
 from .curve import CurveCallback
+from .memory import MemoryBank
 from .objective import Part, clip_losses, process_share, split_batch, total, vector_losses
 from .rows import EpochSampler, SpeechRows
 from .stages import STAGES
@@ -59,6 +60,7 @@ class CLSRTrainer(Trainer):
         frozen: Sequence[nn.Module] = (),
         new_parameters: Sequence[str] = (),
         eval_collator: Collator | None = None,
+        bank: MemoryBank | None = None,
         **kwargs: Any,
     ):
         super().__init__(model, args, **kwargs)
@@ -66,6 +68,7 @@ class CLSRTrainer(Trainer):
         self.frozen = list(frozen)
         self.new_parameters = set(new_parameters)
         self.eval_collator = eval_collator or self.data_collator
+        self.bank = None if bank is None else bank.to(args.device)
         self.logged: dict[str, list[float]] = defaultdict(list)
         self.waited = 0.0  # seconds for data since the last log
         self.last_log = time.perf_counter()
@@ -95,7 +98,7 @@ class CLSRTrainer(Trainer):
             size,
             forward=functools.partial(self._forward, model),
             vector_losses=lambda queries, documents, scale, whole: vector_losses(
-                queries, documents, scale, whole, self.args, config
+                queries, documents, scale, whole, self.args, config, self.bank
             ),
             clip_losses=lambda output, piece: clip_losses(output, piece, self.args, config),
             backward=backward,
@@ -111,7 +114,13 @@ class CLSRTrainer(Trainer):
         parts: dict[str, Part] = {}
         if self.args.is_contrastive:
             parts = vector_losses(
-                output.text_embeds, documents_of(output), output.logit_scale, inputs, self.args, config
+                output.text_embeds,
+                documents_of(output),
+                output.logit_scale,
+                inputs,
+                self.args,
+                config,
+                self.bank,
             )
         for name, part in clip_losses(output, inputs, self.args, config).items():
             part.value = part.value * process_share(inputs, part.counted_by)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from labels import MAX_DURATION_S, read_heard, sentence_number
 
-from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
+from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest, write_manifest
 from modeling_clsr.evaluation.benchmark_set import BenchmarkSet, Question, write_set
 
 NAME = "collection"  # under which `hear.py` heard the clips
@@ -60,12 +60,9 @@ def read_short(manifest: str) -> list[Row]:
 
 def write_questions(folder: Path, clips: list[Row], asked: list[Row]) -> None:
     """Write a set: the clips of some rows, each once, and the questions of others."""
-    passages: dict[str, Row] = {}
-    for row in clips:
-        passages.setdefault(row.audio, row)  # the first row of a clip, as `hear.py` names it
     questions = [Question(row.id, row.question or "", row.context_id or "") for row in asked]
     folder.mkdir(parents=True, exist_ok=True)
-    write_set(folder, BenchmarkSet(list(passages.values()), questions))
+    write_set(folder, BenchmarkSet(distinct_clips(clips), questions))
 
 
 if __name__ == "__main__":

@@ -20,7 +20,7 @@ from tqdm import tqdm
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.augmentation import Augmentation, load_noises
-from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.conditions import chosen_conditions, degrade
@@ -63,14 +63,6 @@ class Batches(Dataset):
         return self.augment(waveform, SAMPLING_RATE, (NOISE_SEED, 0, zlib.crc32(row.id.encode())))
 
 
-def distinct_clips(path: str, columns: dict[str, str], audio_root: str | None) -> list[Row]:
-    """Read a manifest; of rows over one clip (several questions) keep the first."""
-    rows: dict[str, Row] = {}
-    for row in read_manifest(path, columns=columns, audio_root=audio_root):
-        rows.setdefault(row.audio, row)
-    return list(rows.values())
-
-
 @torch.inference_mode()
 def hear(model: CLSRModel, batches: Batches, title: str, workers: int) -> Iterator[dict[str, str]]:
     """Yield what was heard, batch by batch, longest clips first."""
@@ -110,7 +102,7 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     for entry in args.manifests:
         name, path = entry.split("=", 1)
-        clips = distinct_clips(path, columns, args.audio_root)
+        clips = distinct_clips(read_manifest(path, columns=columns, audio_root=args.audio_root))
         short = [row for row in clips if (row.duration or 0.0) <= model.config.max_audio_s]
         if len(short) < len(clips):
             print(

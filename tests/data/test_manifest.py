@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_clsr.data.manifest import Row, read_manifest, stream_manifest, write_manifest
+from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest, stream_manifest, write_manifest
 
 
 def manifest(folder, *records, name="rows.jsonl"):
@@ -99,3 +99,10 @@ def test_manifest_without_a_usable_row_is_refused(tmp_path):
 def test_speech_lists_of_the_data_folder_are_read(speech_data):
     rows = read_manifest(speech_data / "speech" / "reread.jsonl", {"duration": "dur"}, audio_root=speech_data)
     assert len(rows) == 141 and all(row.duration for row in rows)
+
+
+def test_a_clip_that_is_asked_about_twice_is_one_clip_under_its_first_name(tmp_path):
+    file = manifest(tmp_path, GOOD, GOOD | {"id": "g2", "question": "sure?"})
+    soundfile.write(tmp_path / "b.wav", np.zeros(800, dtype=np.float32), 16000)
+    file.write_text(file.read_text() + json.dumps(GOOD | {"id": "h", "audio": "b.wav"}) + "\n")
+    assert [row.id for row in distinct_clips(read_manifest(file))] == ["g", "h"]

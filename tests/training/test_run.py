@@ -178,6 +178,16 @@ def test_augmented_clips_differ_by_epoch_and_only_in_training(sanm):
         train(sanm, "--noise_probability", "1", "--max_steps", "1")
 
 
+def test_a_memory_bank_is_filled_from_all_rows(sanm, caplog):
+    made = train(sanm, "--memory_bank", "true", "--max_steps", "8", "--learning_rate", "3e-3")
+    assert "and those of 8 rows in the memory bank" in caplog.text
+    losses = [entry["loss_contrastive"] for entry in made.state.log_history if "loss_contrastive" in entry]
+    assert losses[-1] < losses[0]
+    assert torch.allclose(made.bank.documents.norm(dim=-1), torch.ones(8), atol=1e-5)
+    with pytest.raises(ValueError, match="memory_bank needs all"):
+        train(sanm, "--memory_bank", "true", "--streaming", "true", "--max_steps", "1")
+
+
 def test_scores_of_a_text_retriever_are_distilled(sanm):
     settings = ("--stage", "dual", "--score_weight", "1", "--max_steps", "8", "--learning_rate", "3e-3")
     made = train(sanm, *settings)
