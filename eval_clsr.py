@@ -29,13 +29,17 @@ from modeling_clsr.retrieval.answering import open_answer_model
 
 def ranking(args: argparse.Namespace) -> str:
     """Rank the passages of each set; returns the table."""
+    if unknown := sorted(set(args.untimed) - set(args.set)):
+        raise ValueError(
+            f"--untimed is {unknown[0]} but the sets are {', '.join(args.set)}; name one of them"
+        )
     stamp, out = make_stamp(), Path(args.out)
     systems = build_systems(args, cache_folder(args))
     figures, pairs = {}, compared_alike([system.name for system in systems])
     for folder in args.set:
         passages, questions = load_set(folder, args.distractors)
         figures[Path(folder).name] = evaluate_systems(
-            passages, questions, systems, reference_of(systems), pairs
+            passages, questions, systems, reference_of(systems), pairs, timed=folder not in args.untimed
         )
     write_report(out, figures, stamp, checkpoint=args.checkpoint, sets=args.set)
     return report_of(figures)
@@ -142,6 +146,13 @@ def main() -> None:
     add("--cut", choices=("fixed", "pauses"), default="fixed", help="long-form: how recordings are cut")
     add("--piece_s", type=float, default=40.0, help="long-form: seconds of a piece")
     add("--pieces", type=int, default=1, help="long-form: pieces that the model hears")
+    add(
+        "--untimed",
+        action="append",
+        default=[],
+        metavar="SET",
+        help="ranking: a set whose clips were heard beside other work, so that its speed is left out",
+    )
     add("--cache", help="folder of what was heard before; OUT/cache if left out")
     args = parser.parse_args()
     try:

@@ -58,6 +58,7 @@ def evaluate_systems(
     systems: Sequence[System],
     reference: str | None = None,
     pairs: Sequence[tuple[str, str]] = (),
+    timed: bool = True,
 ) -> dict[str, Any]:
     """Measure systems on the same questions and passages.
 
@@ -67,6 +68,7 @@ def evaluate_systems(
         systems: in the order of the table.
         reference: name of the system that the others are tested against; the first if None.
         pairs: names of other systems that are tested, the first against the second.
+        timed: False leaves speed out, where clips were heard beside other work.
 
     Returns:
         {"systems": {name: {measure: value, measure_interval: [low, high], …}}, "paired": {pair: …}}. Of each system,
@@ -88,8 +90,10 @@ def evaluate_systems(
     for system in systems:
         scored = system.score([question.question for question in questions], passages)
         found[system.name] = query_measures(scored.scores, relevant)
-        row: dict[str, Any] = _means(found[system.name], groups) | {"seconds": scored.seconds}
-        if scored.seconds:
+        row: dict[str, Any] = _means(found[system.name], groups)
+        if timed:
+            row["seconds"] = scored.seconds
+        if timed and scored.seconds:
             row["times_real_time"] = 3600 * hours / scored.seconds
         row |= _errors(passages, scored.transcripts)
         row["square"] = {

@@ -98,7 +98,7 @@ def our_figures(row: Mapping[str, Any], cascade: Mapping[str, Any] | None) -> di
     }
     if "wer" in row:
         found["WER"] = 100 * row["wer"]
-    if row["seconds"]:
+    if row.get("seconds"):
         found["cost time (s)"] = row["seconds"]
         if cascade:
             found["speed-up (x)"] = cascade["seconds"] / row["seconds"]

@@ -69,6 +69,13 @@ def test_report_holds_every_figure_with_its_interval(built, tmp_path):
     assert (folder / "recall.png").stat().st_size > 3000
 
 
+def test_a_set_that_was_heard_beside_other_work_has_no_speed(built):
+    systems = [Fixed("one", np.eye(4)[[0, 0, 1, 3]])]
+    figures = {"tones": evaluate_systems(*load_set(built), systems, timed=False)}
+    assert not {"seconds", "times_real_time"} & figures["tones"]["systems"]["one"].keys()
+    assert "real time" not in markdown(figures)
+
+
 def test_question_about_a_missing_passage_is_named(built):
     with (built / "questions.jsonl").open("a") as file:
         file.write(json.dumps(asdict(Question("q9", "where?", "nowhere"))) + "\n")
