@@ -20,7 +20,8 @@ MINI_EN = "clsr-mini-en"
 SCALES = (1_000, 100_000, 10_000_000)  # hours of audio
 CORE_HOUR_PRICE = 0.04  # dollars: an assumption, about what clouds ask
 OPUS_KBITS = 32
-EVALUATIONS = ("evaluation", "evaluation_full", "moments", "robustness")  # results.json of `eval_clsr.py`
+MORE_STEPS = 400  # of the text encoder; it was not released
+EVALUATIONS = ("evaluation", "moments", "robustness")  # results.json of `eval_clsr.py`
 RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages are ranked
 SYSTEMS = {
     "clsr": "CLSR, float32",
@@ -387,7 +388,7 @@ def gains_table() -> str:
         f"| set | ranked by | clsr-mini-en, R@1 | {' | '.join(f'{name} | difference' for name in rivals)} |",
         "|---|---|---|" + "---|---|" * len(rivals),
     ]
-    pools = rankings_of_mini_en()
+    pools = dict(read(f"{MINI_EN}/evaluation")["figures"])
     for name, conditions in read(f"{MINI_EN}/robustness")["figures"].items():
         pools |= {
             f"{name}, {condition}": found for condition, found in conditions.items() if condition != "clean"
@@ -405,17 +406,6 @@ def gains_table() -> str:
     return "\n".join(lines)
 
 
-def rankings_of_mini_en() -> dict:
-    """Return what `eval_clsr.py` found of clsr-mini-en, by set; the large set has a report of its own."""
-    names = (f"{MINI_EN}/evaluation", f"{MINI_EN}/evaluation_full")
-    return {
-        name: found
-        for report in names
-        if path_of(report).is_file()
-        for name, found in read(report)["figures"].items()
-    }
-
-
 def levers_table() -> str:
     """Return what each lever of clsr-mini-en gave; those without stored results are left out."""
     lines = ["| lever | figure | command |", "|---|---|---|"]
@@ -429,7 +419,7 @@ def levers_table() -> str:
             "recognition.py",
         )
     )
-    for name, found in rankings_of_mini_en().items():
+    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
         systems = found["systems"]
         tuned = [systems[f"cascade{base}"] for base in (UNTUNED, "")]
         lines += [
@@ -438,6 +428,16 @@ def levers_table() -> str:
             f"| hybrid score, {name} | R@1 {percent(systems['clsr'], 'recall_at_1')}, then "
             f"{percent(systems['clsr-search'], 'recall_at_1')} | `eval_clsr.py` |",
         ]
+    short_run, long_run = read(f"{MINI_EN}/text_side"), read(f"{MINI_EN}/text_side_{MORE_STEPS}")
+    steps = [report["stamp"]["settings"]["steps"] for report in (short_run, long_run)]
+    found = [report["figures"]["after"]["1.0"] for report in (short_run, long_run)]
+    lines.append(
+        f"| text encoder, {steps[1]} steps in place of {steps[0]}, held-out passages | "
+        + "; ".join(
+            f"{pool}: R@1 {100 * found[0][pool]:.1f}, then {100 * found[1][pool]:.1f}" for pool in found[0]
+        )
+        + " | `recipes/mini_en/text_side.py` |"
+    )
     if path_of(f"{MINI_EN}/uncertain").is_file():
         sets = read(f"{MINI_EN}/uncertain")["figures"]
         lines += [
