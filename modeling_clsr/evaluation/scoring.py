@@ -13,7 +13,7 @@ import numpy as np
 
 from ..retrieval.letters import letter_shares
 from ..retrieval.moments import BREVITY_MARGIN, character_spans, sentence_windows
-from ..retrieval.search import LETTER_WEIGHT, MOMENT_SHARE, POOL, WORD_WEIGHT
+from ..retrieval.search import LETTER_WEIGHT, MOMENT_SHARE, POOL, lexical_score
 from ..transcript_clsr import Word
 
 EncodeTexts = Callable[[list[str]], np.ndarray]  # texts -> (N, D) unit vectors
@@ -161,7 +161,8 @@ def search_scores(
         letter_weight: of the letters.
     """
     shares = words / np.maximum(words.max(axis=1, keepdims=True), 1e-9)
-    return joint + WORD_WEIGHT * shares + np.where(np.isnan(letters), NOT_FOUND, letter_weight * letters)
+    scores = joint + lexical_score(shares, np.nan_to_num(letters), letter_weight)
+    return np.where(np.isnan(letters), NOT_FOUND + scores, scores)
 
 
 def sentence_encoder(model: str | Path) -> EncodeTexts:

@@ -7,6 +7,7 @@ vectors ("dense"), by the words that were heard ("text"), or by both ("hybrid").
 import asyncio
 from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime
+from typing import TypeVar
 
 import numpy as np
 
@@ -23,6 +24,7 @@ MOMENT_SHARE = 0.5  # of the moment in the score of a hit
 # Of the words' and the letters' scores, as shares of the best ones, beside the cosines; see docs/search.md.
 WORD_WEIGHT, LETTER_WEIGHT = 0.2, 0.1
 HIT_COLUMNS = ["source", "path", "recorded", "start_s", "end_s", "transcript", "words", "window_vectors"]
+Score = TypeVar("Score", float, np.ndarray)
 SEARCH_TRIES = 5  # while another process rewrites the rows that were found
 
 
@@ -162,15 +164,15 @@ def joint_score(passage: float, moment: float | None) -> float:
     return passage if moment is None else (1 - MOMENT_SHARE) * passage + MOMENT_SHARE * moment
 
 
-def lexical_score(bm25: float, best: float, letters: float) -> float:
-    """Return what words and letters add to the score of a passage.
+def lexical_score(words: Score, letters: Score, letter_weight: float = LETTER_WEIGHT) -> Score:
+    """Return what words and letters add to the score of a passage, or of many.
 
     Args:
-        bm25: of the passage.
-        best: BM25 of all passages.
+        words: BM25 as a share of the best of all passages.
         letters: share of the best, see `letters.letter_shares`.
+        letter_weight: of the letters.
     """
-    return WORD_WEIGHT * (bm25 / best if best > 0 else 0.0) + LETTER_WEIGHT * letters
+    return WORD_WEIGHT * words + letter_weight * letters
 
 
 def merge_overlapping(hits: list[Hit]) -> list[Hit]:
@@ -250,7 +252,7 @@ async def _candidates(
     order = {
         "text": lambda row: bm25[row],
         "dense": lambda row: cosines[row],
-        "hybrid": lambda row: cosines[row] + lexical_score(bm25.get(row, 0.0), best, letters[row]),
+        "hybrid": lambda row: cosines[row] + lexical_score(_share(bm25.get(row, 0.0), best), letters[row]),
     }[mode]
     chosen = sorted(rows, key=order, reverse=True)[:count]
     found = await table.fetch(chosen, HIT_COLUMNS)
@@ -270,7 +272,11 @@ def _score(evidence: Evidence, mode: str, best: float) -> float:
     score = joint_score(evidence.passage, evidence.moment)
     if mode == "dense":
         return score
-    return score + lexical_score(evidence.bm25, best, evidence.letters)
+    return score + lexical_score(_share(evidence.bm25, best), evidence.letters)
+
+
+def _share(bm25: float, best: float) -> float:
+    return bm25 / best if best > 0 else 0.0
 
 
 def _hits(rows: list[dict], query: Query) -> list[Hit]:
