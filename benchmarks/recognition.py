@@ -2,9 +2,11 @@
 
     python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --json benchmarks/results/recognition.json
     python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --limit 30 --tail 0 1 2
+    python benchmarks/recognition.py ../shared/data/speech/reread.jsonl --also distilled=WORK/selfdistil --tail 0.5 1
 
 Four ways over the same clips in one run: stock `WhisperForConditionalGeneration` padded to 30 s; CLSR padded;
 CLSR at true length; CLSR at true length with suspicious transcripts decoded again. Greedy, float32.
+Another checkpoint (`--also`) is heard at true length, too, and its word errors are tested against those of the first.
 """
 
 import argparse
@@ -13,6 +15,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import numpy as np
 import soundfile
 import torch
 from tqdm import tqdm
@@ -20,7 +23,8 @@ from transformers import WhisperForConditionalGeneration
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.sampler import length_batches
-from modeling_clsr.evaluation.metrics import word_error_rate
+from modeling_clsr.evaluation.metrics import count_word_errors, word_error_rate
+from modeling_clsr.evaluation.significance import paired_test, shown_difference
 from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.parts import write_whisper_base
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
@@ -72,6 +76,9 @@ def main() -> None:
     parser.add_argument("--limit", type=int, help="use the first clips only")
     parser.add_argument("--batch-size", type=int, default=8)
     parser.add_argument("--tail", type=float, nargs="+", help="seconds of silence behind each clip to try")
+    parser.add_argument(
+        "--also", metavar="NAME=FOLDER", help="another checkpoint of the same parts, at true length"
+    )
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     stamp = make_stamp()
@@ -90,6 +97,7 @@ def main() -> None:
     print(f"{'way':44} {'WER % (95 % interval)':>22} {'x real time':>12}")
 
     figures: dict[str, dict] = {}
+    misheard: dict[str, np.ndarray] = {}  # word errors of each clip, in words of a mean clip
 
     def run(name: str, transcribe) -> list[list[int]]:
         texts, tokens = [""] * len(waves), [[]] * len(waves)
@@ -102,18 +110,32 @@ def main() -> None:
         low, high = interval
         print(f"{name:44} {100 * rate:6.1f} ({100 * low:.1f} to {100 * high:.1f}) {speed:8.1f}")
         figures[name] = {"wer": rate, "wer_interval": interval, "times_real_time": speed}
+        errors, words = count_word_errors(truths, texts)
+        misheard[name] = errors / words.mean()
         return tokens
+
+    def run_short(name: str, model: CLSRModel, tail: float, redecode: bool) -> str:
+        model.config.tail_silence_s = processor.feature_extractor.tail_silence_s = tail
+        model.config.redecode_padded = redecode
+        way = f"{name}, true length + {tail:g} s{', suspicious again' if redecode else ''}"
+        run(way, Ours(model, processor, True))
+        return way
 
     stock_tokens = run("stock Whisper, padded to 30 s", StockWhisper(processor, model.strings.text))
     model.config.redecode_padded = False
     padded = run("CLSR, padded to 30 s", Ours(model, processor, "max_length"))
     same = sum(ours == theirs for ours, theirs in zip(padded, stock_tokens, strict=True))
+    models = {"CLSR": model}
+    if arguments.also:
+        name, place = arguments.also.split("=", 1)
+        models[name] = CLSRModel.from_pretrained(place).eval()
     for tail in arguments.tail or [model.config.tail_silence_s]:
-        model.config.tail_silence_s = processor.feature_extractor.tail_silence_s = tail
-        model.config.redecode_padded = False
-        run(f"CLSR, true length + {tail:g} s", Ours(model, processor, True))
-        model.config.redecode_padded = True
-        run(f"CLSR, true length + {tail:g} s, suspicious again", Ours(model, processor, True))
+        for redecode in (False, True):
+            ways = [run_short(name, one, tail, redecode) for name, one in models.items()]
+            for way in ways[1:]:
+                test = paired_test(misheard[way], misheard[ways[0]])
+                figures[way]["against_first"] = vars(test)
+                print(f"{way} - {ways[0]}: word errors {shown_difference(vars(test))}")
     print(f"padded: {same} of {len(waves)} clips equal stock Whisper token for token")
     figures["equal_token_for_token"] = {"clips": same, "of": len(waves)}
     if arguments.json:

@@ -419,6 +419,16 @@ def levers_table() -> str:
             "recognition.py",
         )
     )
+    if path_of("selfdistil").is_file():
+        lines += [
+            line(
+                f"self-distillation of the speech encoder; {way.removeprefix('distilled, ')}",
+                f"word errors {percent(row, 'wer')}, {shown_difference(row['against_first'])}",
+                "recognition.py",
+            )
+            for way, row in read("selfdistil")["figures"].items()
+            if "against_first" in row
+        ]
     for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
         systems = found["systems"]
         tuned = [systems[f"cascade{base}"] for base in (UNTUNED, "")]
