@@ -7,7 +7,7 @@ what is new.
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from ..data.audio import load_audio
 from ..data.manifest import Row
+from ..data.passages import cut_passages
 from ..data.sampler import length_batches
 from ..retrieval.encoder import Encoder
 from .recognisers import Recogniser
@@ -165,13 +166,29 @@ class CLSRSystem:
         return Scored(scores, texts if self.recognises else None, sum(entry.seconds for entry in entries))
 
     def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        return clip_entries(
-            waveforms,
-            lambda clips: [
-                (transcript.text, vector.tolist())
-                for transcript, vector in self.encoder.encode_passages(clips)
-            ],
-        )
+        return clip_entries(waveforms, self._embed)
+
+    def _embed(self, clips: list[np.ndarray]) -> Iterator[tuple[str, list[float]]]:
+        """Yield transcript and vector of each clip; one that is too long for one pass is cut in its pauses."""
+        pieces = [self._pieces(clip) for clip in clips]
+        heard = iter(self.encoder.encode_passages([piece for own in pieces for piece in own]))
+        for own in pieces:
+            found = [next(heard) for _ in own]
+            text = " ".join(transcript.text for transcript, _ in found)
+            vector = found[0][1]
+            if len(found) > 1:
+                # The vector of a transcript is the text encoder's; without words there is the mean alone.
+                whole = [vector for _, vector in found]
+                vector = self.encode([text])[0] if self.recognises else unit(np.mean(whole, axis=0)[None])[0]
+            yield text, vector.tolist()
+
+    def _pieces(self, clip: np.ndarray) -> list[np.ndarray]:
+        rate, longest = self.encoder.sampling_rate, self.encoder.max_audio_s
+        if len(clip) <= longest * rate:
+            return [clip]
+        cut = cut_passages(clip, rate, longest)
+        pieces = [clip[round(piece.start_s * rate) : round(piece.end_s * rate)] for piece in cut]
+        return pieces or [clip[: int(longest * rate)]]  # where nobody speaks
 
 
 class CascadeSystem:

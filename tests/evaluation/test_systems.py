@@ -2,8 +2,10 @@
 
 import numpy as np
 import pytest
+import soundfile
 import torch
 
+from modeling_clsr.data.manifest import Row
 from modeling_clsr.evaluation.scoring import KnownTexts, bm25_scores, sentence_encoder
 from modeling_clsr.evaluation.systems import (
     CascadeSystem,
@@ -58,6 +60,26 @@ def test_clsr_scores_are_the_cosines_of_its_own_vectors(tiny_checkpoint, rows):
     np.testing.assert_allclose(
         hybrid.scores, scored.scores + 0.01 * bm25_scores(["the sea", "a bee"], scored.transcripts), atol=1e-5
     )
+
+
+def test_a_clip_too_long_for_one_pass_is_heard_in_parts_and_embedded_as_one(tiny_checkpoint, clips, tmp_path):
+    encoder = Encoder.from_pretrained(tiny_checkpoint, device="cpu")
+    first, second = list(clips.values())[:2]
+    pause = np.zeros(16000, dtype=np.float32)
+    soundfile.write(tmp_path / "long.wav", np.concatenate([first, pause, second]), 16000)
+    row = Row("long", str(tmp_path / "long.wav"), transcript="", duration=len(first) / 16000)
+    encoder.max_audio_s = max(len(first), len(second)) / 16000 + 0.5
+    heard = []
+    whole, encoder.encode_passages = (
+        encoder.encode_passages,
+        lambda parts: heard.extend(parts) or whole(parts),
+    )
+    scored = CLSRSystem(encoder).score(["the sea"], [row])
+    assert len(heard) == 2 and abs(len(heard[0]) - len(first)) < 8000
+    (text,) = scored.transcripts
+    assert text == " ".join(transcript.text for transcript, _ in whole(heard))
+    expected = encoder.encode_texts(["the sea"]) @ encoder.encode_texts([text], truncation=True).T
+    np.testing.assert_allclose(scored.scores, expected, atol=1e-5)
 
 
 def test_second_run_hears_only_what_is_new(rows, tmp_path, text_encoder):
