@@ -6,6 +6,7 @@
 # ELSEWHERE names clips by the same speaker about other things, which are searched, too.
 # WORK gets two arms of three seeds, and what each heard; benchmarks/bridge.py compares them. A second run skips what is
 # done.
+# WEIGHT is that of the retrieval loss (1.0), FLAGS more arguments of train_clsr.py, of both arms.
 # A trial: JSON=trial.json SEEDS=1 FLAGS="--max_steps 2".
 set -euo pipefail
 MANIFEST=$1 W=$2 ELSEWHERE=${3:-}
@@ -32,7 +33,7 @@ done
 for seed in $SEEDS; do
   for arm in joint control; do
     trained=$W/trained/$arm-$seed averaged=$W/averaged/$arm-$seed
-    weight=1.0
+    weight=${WEIGHT:-1.0}
     if [[ $arm == control ]]; then weight=0; fi
     if [[ ! -f $trained/stamp.json ]]; then
       # shellcheck disable=SC2086
