@@ -23,8 +23,8 @@ from transformers import WhisperForConditionalGeneration
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.sampler import length_batches
-from modeling_clsr.evaluation.metrics import count_word_errors, word_error_rate
-from modeling_clsr.evaluation.significance import paired_test, shown_difference
+from modeling_clsr.evaluation.metrics import count_word_errors
+from modeling_clsr.evaluation.significance import paired_test, ratio_interval, shown_difference
 from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.parts import write_whisper_base
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
@@ -106,11 +106,11 @@ def main() -> None:
             for row, (text, ids) in zip(batch, transcribe([waves[row] for row in batch]), strict=True):
                 texts[row], tokens[row] = text, ids
         speed = seconds / (time.perf_counter() - start)
-        rate, interval = word_error_rate(truths, texts)
+        errors, words = count_word_errors(truths, texts)
+        rate, interval = float(errors.sum() / words.sum()), ratio_interval(errors, words)
         low, high = interval
         print(f"{name:44} {100 * rate:6.1f} ({100 * low:.1f} to {100 * high:.1f}) {speed:8.1f}")
         figures[name] = {"wer": rate, "wer_interval": interval, "times_real_time": speed}
-        errors, words = count_word_errors(truths, texts)
         misheard[name] = errors / words.mean()
         return tokens
 

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Does the speech encoder at true length learn from itself in Whisper's 30 s window? On two cores, in half an hour:
+# Does the speech encoder at true length learn from itself in Whisper's 30 s window? On two cores:
 #   bash recipes/mini_en/selfdistil.sh DATA MANIFEST WORK
 # Hears short read clips of DATA, by learners of English, and the longer made ones of MANIFEST, without transcripts, and
 # compares on speech that is neither. A second run goes on where the first was stopped. A trial: CLIPS=8 LIMIT=8
@@ -10,15 +10,17 @@ PYTHON=${PYTHON:-python} CLIPS=${CLIPS:-300}
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p "$W"
-$PYTHON - "$DATA" "$MANIFEST" "$CLIPS" "$W" <<'PY'
+PYTHONPATH=$PYTHONPATH:$PWD/recipes/mini_en $PYTHON - "$DATA" "$MANIFEST" "$CLIPS" "$W" <<'PY'
 import sys
 from pathlib import Path
+
+from collection import read_short
 
 from modeling_clsr.data.manifest import distinct_clips, read_manifest, write_manifest
 
 data, manifest, clips, work = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
 read = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)
-made = [row for row in distinct_clips(read_manifest(manifest)) if (row.duration or 0.0) <= 20.0]
+made = distinct_clips(read_short(manifest))
 chosen = [rows[:: max(len(rows) // clips, 1)][:clips] for rows in (read, made)]
 write_manifest(work / "selfdistil.jsonl", [row for rows in chosen for row in rows])
 PY

@@ -26,10 +26,10 @@ def unit(*shape, seed=0):
     return F.normalize(torch.randn(*shape, generator=torch.Generator().manual_seed(seed)), dim=-1)
 
 
-def contrastive(documents, bank, index, folder, groups=None):
+def contrastive(documents, bank, index, folder):
     """The loss of a batch: rows `index` of a bank, with the clips' vectors."""
     index = torch.tensor(index)
-    beside = {"row_index": index, "context_groups": bank.groups[index] if groups is None else groups}
+    beside = {"row_index": index, "context_groups": bank.groups[index]}
     parts = vector_losses(
         bank.queries[index], documents, SCALE, beside, arguments(folder, "joint"), CONFIG, bank
     )
