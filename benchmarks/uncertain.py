@@ -1,95 +1,174 @@
-r"""Does it help to hand on the recogniser's doubt: more than its best tokens where it hesitates?
+r"""Does it help to hand on the recogniser's doubt: more, or less, than its best tokens where it hesitates?
 
     python benchmarks/uncertain.py --set sets/real-mix --set sets/spoken-squad-mini --checkpoint clsr-mini-en \
-        --json benchmarks/results/clsr-mini-en/uncertain.json
+        --heard out/uncertain --json benchmarks/results/clsr-mini-en/uncertain.json
 
-Each passage is heard once and embedded in several ways. `best`: its transcript, as the model does. `mixed P`: where the
-best token is less probable than P, the text encoder gets the mean of the four likeliest tokens' embeddings, weighted
-(the backward pass of `retokenize`, here forward). `left out P`: words less probable than P are left out; `half P`: the
-mean of that vector and `best`.
+Each passage is heard once, which `--heard` keeps, and embedded in several ways. `best`: its transcript, as the model
+does. `mixed P`: where the best token is less probable than P, the text encoder gets the mean of the four likeliest
+tokens' embeddings, weighted (the backward pass of `retokenize`, here forward). `left out P`: words less probable than P
+are left out; `half P`: the mean of that vector and `best`. `weighted A`: in the mean over the text encoder's states
+each word counts by its probability to the power of A.
 """
 
 import argparse
 import json
+import math
+import re
 from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tqdm import tqdm
 
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
+from modeling_clsr.data.manifest import Row
 from modeling_clsr.data.sampler import length_batches
-from modeling_clsr.decoding_clsr import Decoded
+from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
-from modeling_clsr.evaluation.significance import mean_interval, paired_test
-from modeling_clsr.evaluation.systems import unit
+from modeling_clsr.evaluation.significance import mean_interval, paired_test, shown_difference
+from modeling_clsr.evaluation.systems import pieces_of, unit
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.recognizer_clsr import encode_speech
 from modeling_clsr.retrieval.encoder import Encoder
 from modeling_clsr.teacher_forcing_clsr import score_tokens
-from modeling_clsr.transcript_clsr import Transcript, recognise
+from modeling_clsr.transcript_clsr import recognise
 
-PROBABILITIES = (0.3, 0.5, 0.8)
+PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.8)
+POWERS = (0.5, 1.0, 2.0)
 TOKENS = 4
 BATCH = 8
 
 
-def mixed(
-    encoder: Encoder, transcripts: list[Transcript], decoded: list[Decoded], logits: torch.Tensor
-) -> dict[str, torch.Tensor]:
-    """Return (B, D) vectors with mixtures in place of uncertain tokens, by the bound of certainty."""
-    model = encoder.model
-    adaptor, embedding = model.adaptor, model.text_model.get_input_embeddings()
-    input_ids, mask, offsets = model.strings.tokenize([transcript.text for transcript in transcripts])
-    spans = [model.strings.text(result.token_ids)[1] for result in decoded]
-    best = adaptor(input_ids, offsets, logits, spans, embedding)  # (B, L, E)
-    chances, tokens = logits.float().softmax(dim=-1).topk(TOKENS, dim=-1)  # (B, N, 4)
-    shares = (chances / chances.sum(dim=-1, keepdim=True)).unsqueeze(-2)
-    mixtures = (shares @ adaptor.table[tokens]).squeeze(-2)  # (B, N, E)
-    cover = adaptor._cover(offsets, spans, input_ids.shape[1], logits.shape[1])  # (B, L, N)
-    found = {}
-    for bound in PROBABILITIES:
-        doubtful = (cover @ (chances[..., :1] < bound).float()) > 0.5  # (B, L, 1)
-        embeds = torch.where(doubtful, cover @ mixtures, best)
-        found[f"mixed {bound}"] = model._embed_text(mask, inputs_embeds=embeds).pooler_output
-    return found
-
-
-def texts_of(transcript: Transcript) -> dict[str, str]:
-    """Return what is embedded as text: the transcript, and it without its uncertain words."""
-    found = {"best": transcript.text}
-    for bound in PROBABILITIES:
-        kept = [word.text for word in transcript.words if word.probability >= bound]
-        found[f"left out {bound}"] = " ".join(kept) or transcript.text
-    return found
-
-
-@torch.no_grad()
-def hear(encoder: Encoder, waveforms: list[np.ndarray]) -> dict[str, np.ndarray]:
-    """Return (B, D) vectors of a batch, by the way they are made."""
+@torch.inference_mode()
+def hear(encoder: Encoder, waveforms: list[np.ndarray]) -> list[dict]:
+    """Return of each clip its tokens with their probabilities, and the likeliest in place of each."""
     model = encoder.model
     batch = encoder.processor(audio=waveforms, sampling_rate=SAMPLING_RATE)
     features, mask = batch["input_features"], batch.get("feature_attention_mask")
     speech = encode_speech(model.speech_model, features, mask)
-    decoded, transcripts = recognise(model.speech_model, speech, features, mask, model.strings, model.config)
+    decoded, _ = recognise(model.speech_model, speech, features, mask, model.strings, model.config)
     logits = score_tokens(model.speech_model, speech, decoded, model.config)
-    found = {name: vectors.numpy() for name, vectors in mixed(encoder, transcripts, decoded, logits).items()}
-    texts = [texts_of(transcript) for transcript in transcripts]
-    for name in texts[0]:
-        found[name] = encoder.encode_texts([text[name] for text in texts], truncation=True)
+    chances, tokens = logits.float().softmax(dim=-1).topk(TOKENS, dim=-1)  # (B, N, 4)
+    return [
+        {
+            "tokens": result.token_ids,
+            "likeliest": tokens[row, : len(result.token_ids)].tolist(),
+            "chances": chances[row, : len(result.token_ids)].tolist(),
+            "probabilities": [math.exp(value) for value in result.log_probs],
+        }
+        for row, result in enumerate(decoded)
+    ]
+
+
+def hear_passages(encoder: Encoder, passages: list[Row], file: Path) -> list[dict]:
+    """Return what was heard of each passage; what the file holds is not heard again."""
+    known = {entry["id"]: entry for entry in read_json_lines(file)} if file.is_file() else {}
+    todo = [row for row in passages if row.id not in known]
+    file.parent.mkdir(parents=True, exist_ok=True)
+    batches = list(length_batches([row.duration or 0.0 for row in todo], BATCH))
+    with file.open("a", encoding="utf-8") as target:
+        for batch in tqdm(batches, desc=file.stem, disable=not todo):
+            pieces = [pieces_of(load_audio(todo[row].audio), encoder) for row in batch]
+            heard = iter(hear(encoder, [piece for own in pieces for piece in own]))
+            for row, own in zip(batch, pieces, strict=True):
+                parts = [next(heard) for _ in own]
+                entry = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+                known[todo[row].id] = {"id": todo[row].id} | entry
+                target.write(json.dumps(known[todo[row].id]) + "\n")
+    return [known[row.id] for row in passages]
+
+
+@torch.inference_mode()
+def embed(encoder: Encoder, heard: list[dict]) -> dict[str, np.ndarray]:
+    """Return (N, D) vectors by the way they are made."""
+    read = [sure_words(encoder, entry) for entry in heard]
+    found: dict[str, np.ndarray] = {}
+    for rows in tqdm(list(length_batches([len(entry["tokens"]) for entry in heard], BATCH)), desc="embed"):
+        part = [heard[row] for row in rows]
+        for name, vectors in (weighted(encoder, part) | mixed(encoder, part)).items():
+            found.setdefault(name, np.zeros((len(heard), vectors.shape[1]), np.float32))[rows] = (
+                vectors.numpy()
+            )
     for bound in PROBABILITIES:
+        kept = [
+            " ".join(text[start:end] for start, end, probability in words if probability >= bound) or text
+            for text, words in read
+        ]
+        found[f"left out {bound}"] = encoder.encode_texts(kept, truncation=True)
         found[f"half {bound}"] = unit(found["best"] + found[f"left out {bound}"])
     return found
 
 
-def measure(encoder: Encoder, folder: str) -> dict:
+def sure_words(encoder: Encoder, heard: dict) -> tuple[str, list[tuple[int, int, float]]]:
+    """Return what a clip says, and of each word its characters and its mean token probability."""
+    text, spans = encoder.model.strings.text(heard["tokens"])
+    words = []
+    for match in re.finditer(r"\S+", text):
+        start, end = match.span()
+        own = [
+            probability
+            for (left, right), probability in zip(spans, heard["probabilities"], strict=True)
+            if left < end and right > start
+        ]
+        words.append((start, end, float(np.mean(own)) if own else 1.0))
+    return text, words
+
+
+def mixed(encoder: Encoder, heard: list[dict]) -> dict[str, torch.Tensor]:
+    """Return (B, D) vectors with mixtures in place of uncertain tokens, by the bound of certainty."""
+    model = encoder.model
+    adaptor, embedding = model.adaptor, model.text_model.get_input_embeddings()
+    longest = max(len(entry["tokens"]) for entry in heard)
+    chances, tokens = (
+        torch.zeros(len(heard), longest, TOKENS),
+        torch.zeros(len(heard), longest, TOKENS).long(),
+    )
+    for row, entry in enumerate(heard):
+        if entry["tokens"]:
+            chances[row, : len(entry["tokens"])] = torch.tensor(entry["chances"])
+            tokens[row, : len(entry["tokens"])] = torch.tensor(entry["likeliest"])
+    read = [model.strings.text(entry["tokens"]) for entry in heard]
+    input_ids, mask, offsets = model.strings.tokenize([text for text, _ in read])
+    table = adaptor.embed_strings(embedding)
+    shares = (chances / chances.sum(dim=-1, keepdim=True).clamp(min=1e-9)).unsqueeze(-2)
+    mixtures = (shares @ table[tokens]).squeeze(-2)  # (B, N, E)
+    cover = adaptor.cover(offsets, [spans for _, spans in read], input_ids.shape[1], longest)  # (B, L, N)
+    found = {}
+    for bound in PROBABILITIES:
+        doubtful = (cover @ (chances[..., :1] < bound).float()) > 0.5  # (B, L, 1)
+        embeds = torch.where(doubtful, cover @ mixtures, embedding(input_ids))
+        found[f"mixed {bound}"] = model._embed_text(mask, inputs_embeds=embeds).pooler_output
+    return found
+
+
+def weighted(encoder: Encoder, heard: list[dict]) -> dict[str, torch.Tensor]:
+    """Return (B, D) vectors: the plain mean over the states, and means in which sure words count for more."""
+    model = encoder.model
+    read = [sure_words(encoder, entry) for entry in heard]
+    input_ids, mask, offsets = model.strings.tokenize([text for text, _ in read])
+    states = model._embed_text(mask, input_ids=input_ids).last_hidden_state.float()
+    sure = torch.ones(input_ids.shape)  # special tokens count in full
+    for row, (text, words) in enumerate(read):
+        letters = torch.ones(len(text) + 1)
+        for start, end, probability in words:
+            letters[start:end] = probability
+        for place, (start, end) in enumerate(offsets[row]):
+            if end > start:
+                sure[row, place] = letters[start]
+    found = {}
+    for power in (0.0, *POWERS):
+        weights = (mask * sure**power).unsqueeze(-1)
+        name = f"weighted {power}" if power else "best"
+        found[name] = F.normalize((states * weights).sum(dim=1) / weights.sum(dim=1), dim=-1)
+    return found
+
+
+def measure(encoder: Encoder, folder: str, kept: Path) -> dict:
     """Return R@1 of every way, and its paired test against `best`."""
     passages, questions = load_set(folder)
-    vectors: dict[str, np.ndarray] = {}
-    for rows in tqdm(list(length_batches([row.duration or 0.0 for row in passages], BATCH)), desc=folder):
-        for name, found in hear(encoder, [load_audio(passages[row].audio) for row in rows]).items():
-            vectors.setdefault(name, np.zeros((len(passages), found.shape[1]), np.float32))[rows] = found
+    vectors = embed(encoder, hear_passages(encoder, passages, kept / f"{Path(folder).name}.jsonl"))
     groups = [question.context_id for question in questions]
     relevant = relevance_of(np.array(groups), np.array([row.context_id for row in passages]))
     asked = encoder.encode_texts([question.question for question in questions])
@@ -115,11 +194,16 @@ def main() -> None:
         "--set", action="append", required=True, help="folder of a built set; may be repeated"
     )
     parser.add_argument("--checkpoint", default="clsr-mini-en")
+    parser.add_argument("--heard", required=True, type=Path, help="folder that keeps what was heard, by set")
     parser.add_argument("--json", help="write the stamped result")
     args = parser.parse_args()
     stamp, encoder = make_stamp(), Encoder.from_pretrained(args.checkpoint)
-    figures = {Path(folder).name: measure(encoder, folder) for folder in args.set}
-    print(json.dumps(figures, indent=1))
+    figures = {Path(folder).name: measure(encoder, folder, args.heard) for folder in args.set}
+    for name, found in figures.items():
+        for way, row in found["ways"].items():
+            print(
+                f"{name:24} {way:16} {100 * row['recall_at_1']:5.1f}  {shown_difference(row['against_best'])}"
+            )
     if args.json:
         write_stamped(args.json, figures, stamp, checkpoint=encoder.fingerprint, tokens=TOKENS)
 

@@ -53,16 +53,16 @@ class RetokenizeAdaptor(nn.Module):
         Source: the straight-through estimator of the paper (section 3.3), carried across two vocabularies: issue 8.
         """
         if self.table is None:
-            self.table = self._string_embeddings(embedding)
+            self.table = self.embed_strings(embedding)
         hard = embedding(input_ids)  # (B, L, E)
         scores, tokens = (logits.float() / self.temperature).topk(min(TOP_TOKENS, logits.shape[-1]), dim=-1)
         mixture = scores.softmax(dim=-1).unsqueeze(-2) @ self.table[tokens]  # (B, N, 1, K) @ (B, N, K, E)
-        cover = self._cover(offsets, spans, hard.shape[1], logits.shape[1]).to(mixture)  # (B, L, N)
+        cover = self.cover(offsets, spans, hard.shape[1], logits.shape[1]).to(mixture)  # (B, L, N)
         soft = (cover @ mixture.squeeze(-2)).to(hard.dtype)  # (B, L, E)
         return hard + (soft - soft.detach())
 
     @staticmethod
-    def _cover(offsets, spans, num_text: int, num_tokens: int) -> Tensor:
+    def cover(offsets, spans, num_text: int, num_tokens: int) -> Tensor:
         """Share of each text token's characters that each recogniser token covers. (B, L, N), rows sum to 1 or 0."""
         cover = torch.zeros(len(offsets), num_text, num_tokens)
         for row, (text_spans, token_spans) in enumerate(zip(offsets, spans, strict=True)):
@@ -76,7 +76,7 @@ class RetokenizeAdaptor(nn.Module):
         return cover / cover.sum(dim=-1, keepdim=True).clamp(min=1e-9)
 
     @torch.no_grad()
-    def _string_embeddings(self, embedding: nn.Embedding) -> Tensor:
+    def embed_strings(self, embedding: nn.Embedding) -> Tensor:
         """Embed every recogniser token's string: mean of its text tokens' rows, at the rows' usual length.
 
         Serves the backward pass only, where an approximation is allowed.

@@ -50,7 +50,7 @@ def test_gradient_is_that_of_the_expected_embedding(adaptor):
 def test_table_marks_the_inside_of_a_word(adaptor):
     bert, tokenizer = tiny_bert()
     weight = bert.get_input_embeddings().weight
-    table = adaptor._string_embeddings(bert.get_input_embeddings())
+    table = adaptor.embed_strings(bert.get_input_embeddings())
     inside = (
         weight[tokenizer.convert_tokens_to_ids(["##e"])[0]] + weight[tokenizer.convert_tokens_to_ids("##a")]
     )

@@ -170,7 +170,7 @@ class CLSRSystem:
 
     def _embed(self, clips: list[np.ndarray]) -> Iterator[tuple[str, list[float]]]:
         """Yield transcript and vector of each clip; one that is too long for one pass is cut in its pauses."""
-        pieces = [self._pieces(clip) for clip in clips]
+        pieces = [pieces_of(clip, self.encoder) for clip in clips]
         heard = iter(self.encoder.encode_passages([piece for own in pieces for piece in own]))
         for own in pieces:
             found = [next(heard) for _ in own]
@@ -181,14 +181,6 @@ class CLSRSystem:
                 whole = [vector for _, vector in found]
                 vector = self.encode([text])[0] if self.recognises else unit(np.mean(whole, axis=0)[None])[0]
             yield text, vector.tolist()
-
-    def _pieces(self, clip: np.ndarray) -> list[np.ndarray]:
-        rate, longest = self.encoder.sampling_rate, self.encoder.max_audio_s
-        if len(clip) <= longest * rate:
-            return [clip]
-        cut = cut_passages(clip, rate, longest)
-        pieces = [clip[round(piece.start_s * rate) : round(piece.end_s * rate)] for piece in cut]
-        return pieces or [clip[: int(longest * rate)]]  # where nobody speaks
 
 
 class CascadeSystem:
@@ -238,6 +230,16 @@ def clip_entries(
     found = list(hear(waveforms))
     share = (time.perf_counter() - start) / len(waveforms)
     return [Entry(text, vector, share) for text, vector in found]
+
+
+def pieces_of(clip: np.ndarray, encoder: Encoder) -> list[np.ndarray]:
+    """Cut a clip that is too long for one pass in its pauses."""
+    rate, longest = encoder.sampling_rate, encoder.max_audio_s
+    if len(clip) <= longest * rate:
+        return [clip]
+    cut = cut_passages(clip, rate, longest)
+    pieces = [clip[round(piece.start_s * rate) : round(piece.end_s * rate)] for piece in cut]
+    return pieces or [clip[: int(longest * rate)]]  # where nobody speaks
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

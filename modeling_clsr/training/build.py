@@ -102,11 +102,13 @@ def _from_parts(args: ModelArguments, rows: Sequence[Row]) -> Built:
     processor = CLSRProcessor.from_pretrained_parts(speech=speech, text=text, parallel=parallel)
     if args.tokens_per_s is not None:
         _set_pace(model, args.tokens_per_s)
-    kept = "speech_model.encoder." if args.speech != "sanm" else "\0"
+    kept = ["speech_model.encoder."] if args.speech != "sanm" else []
+    if fields.get("decoder_type") == "whisper":
+        kept.append("speech_model.decoder.")  # layers, and rows averaged from the recogniser's
     new = [
         name
         for name, _ in model.named_parameters()
-        if parallel and name.startswith(("speech_model.", "adaptor.")) and not name.startswith(kept)
+        if parallel and name.startswith(("speech_model.", "adaptor.")) and not name.startswith(tuple(kept))
     ]
     return Built(model, processor, *_transcripts(args, model, processor), new)
 

@@ -17,13 +17,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..data.audio import load_audio
-from ..data.manifest import Row
+from ..data.manifest import Row, distinct_clips
 from ..data.sampler import length_batches
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
 from ..recognizer_clsr import encode_speech
 
-SHARD_ROWS = 128
+SHARD_CLIPS = 128
 CPU_BATCH_SIZE, DEVICE_BATCH_SIZE = 8, 64  # two cores are fastest with few
 TEACHER_BEST = 32  # tokens of the teacher's distribution that are kept
 # Settings that change no entry of a cache.
@@ -46,16 +46,19 @@ class Shards(Mapping):
 
     Args:
         folder: made by `fill`.
+        rows: those of one clip share its entry, whichever of them it was made for.
         single: return the tensor of this name in place of the whole entry.
     """
 
-    def __init__(self, folder: str | Path, single: str | None = None):
+    def __init__(self, folder: str | Path, rows: Sequence[Row], single: str | None = None):
         self.folder = Path(folder)
         self.single = single
         self.places: dict[str, tuple[str, int]] = {}
         for file in sorted(self.folder.glob("shard-*.json")):
             for number, name in enumerate(json.loads(file.read_text(encoding="utf-8"))):
                 self.places[name] = (file.stem, number)
+        of_clips = {row.audio: self.places[row.id] for row in rows if row.id in self.places}
+        self.places |= {row.id: of_clips[row.audio] for row in rows if row.audio in of_clips}
 
     def __getitem__(self, name: str) -> Any:
         shard, number = self.places[name]
@@ -84,7 +87,7 @@ def fill(
 
     Args:
         folder: of all caches; the entries of another model go to another folder in it.
-        rows: in any order; equal ids must be equal clips.
+        rows: in any order; equal ids must be equal clips, and clips with several rows are made once.
         make: see `MakeEntries`.
         fingerprint: of what the entries depend on beside the audio.
         sampling_rate: of the waveforms, in Hz.
@@ -96,16 +99,16 @@ def fill(
     """
     place = Path(folder) / f"{title.replace(' ', '-')}-{fingerprint[:16]}"
     place.mkdir(parents=True, exist_ok=True)
-    known = Shards(place)
+    known = Shards(place, rows)
     todo = sorted(
-        {row.id: row for row in rows if row.id not in known}.values(), key=lambda row: row.duration or 0.0
+        distinct_clips(row for row in rows if row.id not in known), key=lambda row: row.duration or 0.0
     )
     first = len(list(place.glob("shard-*.json")))
     batch_size = CPU_BATCH_SIZE if device == "cpu" else DEVICE_BATCH_SIZE
     seconds = sum(row.duration or 0.0 for row in todo)
     with tqdm(total=round(seconds), unit="s", desc=title, disable=not todo) as bar:
-        for number, start in enumerate(range(0, len(todo), SHARD_ROWS), start=first):
-            shard = todo[start : start + SHARD_ROWS]
+        for number, start in enumerate(range(0, len(todo), SHARD_CLIPS), start=first):
+            shard = todo[start : start + SHARD_CLIPS]
             _write_shard(place, number, shard, make, sampling_rate, batch_size)
             bar.update(round(sum(row.duration or 0.0 for row in shard)))
     return place

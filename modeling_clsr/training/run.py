@@ -167,7 +167,7 @@ def fill_caches(
             "teacher",
             args.device.type,
         )
-        return {"teacher": Shards(place)}
+        return {"teacher": Shards(place, rows)}
     caches: dict[str, Any] = {"teacher_vectors": teacher_vectors(built, rows)} if args.score_weight else {}
     if data_args.cache == "none":
         return caches
@@ -175,11 +175,11 @@ def fill_caches(
         _check_frozen(built, args, "encoder")
         mark = fingerprint(model, processor, _encoder_name(built))
         states = fill(folder, rows, encoder_states(model, processor), mark, rate, "states", args.device.type)
-        return caches | {"states": Shards(states, "states")}
+        return caches | {"states": Shards(states, rows, "states")}
     _check_frozen(built, args, "decoder")
     mark = fingerprint(model, processor, "speech_model")
     texts = fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts", args.device.type)
-    return caches | {"recognised": Texts(Shards(texts))}
+    return caches | {"recognised": Texts(Shards(texts, rows))}
 
 
 @torch.no_grad()

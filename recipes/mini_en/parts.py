@@ -1,9 +1,9 @@
 """Take a checkpoint apart again: its recogniser and its text encoder as folders to start another model from.
 
-    python recipes/mini_en/parts.py CHECKPOINT --companions FOLDER --out PARTS
+    python recipes/mini_en/parts.py CHECKPOINT --out PARTS [--companions FOLDER]
 
-FOLDER holds speech/ and text/ with what stands beside the weights (tokenizers, settings); PARTS gets the same with
-weights.
+What stands beside the weights (tokenizers, settings) comes from the packages of the default parts, or from speech/ and
+text/ in FOLDER.
 """
 
 import argparse
@@ -13,13 +13,19 @@ from pathlib import Path
 import torch
 
 from modeling_clsr import CLSRModel
+from modeling_clsr.hub.parts import minilm_folder, write_whisper_base
+from modeling_clsr.hub.release import checkpoint_folder
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-parser.add_argument("checkpoint")
-parser.add_argument("--companions", required=True, type=Path)
+parser.add_argument("checkpoint", help="folder, clsr-mini-en, or 'default'")
+parser.add_argument("--companions", type=Path)
 parser.add_argument("--out", required=True, type=Path)
 args = parser.parse_args()
-model = CLSRModel.from_pretrained(args.checkpoint, dtype=torch.float32)
+if args.companions:
+    shutil.copytree(args.companions, args.out, dirs_exist_ok=True)
+else:
+    write_whisper_base(args.out / "speech")
+    shutil.copytree(minilm_folder(), args.out / "text", dirs_exist_ok=True)
+model = CLSRModel.from_pretrained(checkpoint_folder(args.checkpoint), dtype=torch.float32)
 for name, part in (("speech", model.speech_model), ("text", model.text_model)):
     part.save_pretrained(args.out / name)
-    shutil.copytree(args.companions / name, args.out / name, dirs_exist_ok=True)

@@ -347,3 +347,27 @@ def test_average_lies_between_the_weights_before_and_after(tiny_checkpoint, tmp_
     with pytest.raises(SystemExit):
         run(monkeypatch, "average.py", trained, "--base", tiny_checkpoint, "--out", tmp_path / "refused")
     assert not (tmp_path / "refused").exists()
+
+
+def test_settings_are_chosen_on_sentences_that_the_text_encoder_has_not_learnt(spoken, tmp_path, monkeypatch):
+    noises, read = tmp_path / "noise", tmp_path / "data" / "speech"
+    noises.mkdir()
+    for name in ("noise1", "rir1"):
+        soundfile.write(noises / f"{name}.flac", np.random.default_rng(0).uniform(-0.5, 0.5, 16000), 16000)
+    rows = tone_rows(read, 8)
+    entries = [{"id": row.id, "audio": row.audio, "transcript": "SEA AND BEE", "dur": 1.0} for row in rows]
+    (read / "speechocean.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n")
+    manifest = spoken / "squad" / "manifest.jsonl"
+    monkeypatch.setattr(importlib.import_module("dev_sets"), "HELD_OUT", 20)
+    folders = ("--noise_dir", noises, "--out", tmp_path / "dev")
+    argv = ["dev_sets.py", tmp_path / "data", "--made", f"squad={manifest}", *folders]
+    monkeypatch.setattr(sys, "argv", [*map(str, argv)])
+    importlib.import_module("dev_sets").main()
+    learnt = {row.context_id for row in read_manifest(manifest)[20:]}
+    sets = {name: load_set(tmp_path / "dev" / name) for name in ("squad", "squad-noisy", "read")}
+    assert [len(passages) for passages, _ in sets.values()] == [20, 20, 2]
+    for name in ("squad", "squad-noisy"):
+        assert not learnt & {question.context_id for question in sets[name][1]}
+    clean, noisy = (soundfile.read(sets[name][0][0].audio)[0] for name in ("squad", "squad-noisy"))
+    assert len(clean) == len(noisy) and not np.allclose(clean, noisy, atol=0.01)
+    assert [question.question for question in sets["read"][1]] == ["sea and bee"] * 2

@@ -97,8 +97,13 @@ def test_states_of_a_frozen_encoder_are_read_in_place_of_audio(sanm):
     assert losses[1] == pytest.approx(losses[0], rel=2e-3)  # the cache is in half precision
     shards = list((sanm / "cached" / "cache").rglob("*.safetensors"))
     before = [shard.stat().st_mtime_ns for shard in shards]
+    manifest = sanm / "tones" / "rows.jsonl"
+    lines = manifest.read_text().splitlines()
+    lines.append(json.dumps(json.loads(lines[0]) | {"id": "second", "question": "What else is heard?"}))
+    manifest.write_text("\n".join(lines) + "\n")
     other_loss = ("--contrastive_weight", "0.1", "--cache_dir", str(sanm / "cached" / "cache"))
-    train(sanm, *narrow, "--cache", "states", *other_loss, out="again")
+    again = train(sanm, *narrow, "--cache", "states", *other_loss, out="again").train_dataset
+    assert torch.equal(again[8].states, again[0].states)  # two rows of one clip
     assert set((sanm / "cached" / "cache").rglob("*.safetensors")) == set(shards)
     assert [shard.stat().st_mtime_ns for shard in shards] == before
 

@@ -1,0 +1,65 @@
+r"""Sets to choose settings on, of speech and questions that no test set has and the text encoder has not learnt.
+
+    python recipes/mini_en/dev_sets.py DATA --made squad=WORK/squad/manifest.jsonl --noise_dir WORK/noise --out WORK/dev
+
+For each manifest of made speech NAME, of the sentences that cpu.sh holds out, and NAME-noisy, with the noises and rooms
+of training; `read`: clips read by learners of English, each asked for by its own true words.
+"""
+
+import argparse
+import zlib
+from dataclasses import replace
+from pathlib import Path
+
+import soundfile
+from collection import write_questions
+from hear import NOISE_SEED, noise_and_rooms
+from labels import sentence_number
+
+from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
+from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
+
+HELD_OUT = 200  # sentences, from the first on
+EVERY = 4  # of the read clips
+
+
+def add_noises(rows: list[Row], noise_dir: str, out: Path) -> dict[str, str]:
+    """Write every clip with noise as FLAC; return its path by the clean one's."""
+    augment = noise_and_rooms(noise_dir, "0,15")
+    out.mkdir(parents=True, exist_ok=True)
+    noisy = {}
+    for row in distinct_clips(rows):
+        path = out / f"{row.context_id}.flac"
+        if not path.is_file():
+            key = (NOISE_SEED, 0, zlib.crc32(row.id.encode()))
+            soundfile.write(path, augment(load_audio(row.audio), SAMPLING_RATE, key), SAMPLING_RATE)
+        noisy[row.audio] = str(path.absolute())
+    return noisy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--made", action="append", required=True, metavar="NAME=MANIFEST")
+    parser.add_argument("--noise_dir", required=True, help="of the noises and rooms of training")
+    parser.add_argument("--out", required=True, type=Path)
+    args = parser.parse_args()
+    for entry in args.made:
+        name, manifest = entry.split("=", 1)
+        rows = [row for row in read_manifest(manifest) if sentence_number(row) < HELD_OUT]
+        write_questions(args.out / name, rows, rows)
+        noisy = add_noises(rows, args.noise_dir, args.out / f"{name}-noisy")
+        rows = [replace(row, audio=noisy[row.audio]) for row in rows]
+        write_questions(args.out / f"{name}-noisy", rows, rows)
+        print(f"{name}: {len(rows)} questions")
+    read = read_manifest(args.data / "speech" / "speechocean.jsonl", {"duration": "dur"}, args.data)[::EVERY]
+    texts = [(row.transcript or "").lower() for row in read]
+    read = [replace(row, question=text, context_id=text) for row, text in zip(read, texts, strict=True)]
+    write_questions(args.out / "read", read, read)
+    print(f"read: {len(read)} clips")
+
+
+if __name__ == "__main__":
+    main()

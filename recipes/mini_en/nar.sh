@@ -1,0 +1,54 @@
+#!/usr/bin/env bash
+# The paper's own way at the size of two cores: CIF predictor and a parallel decoder over the text encoder's word pieces.
+#   bash recipes/mini_en/nar.sh DATA WORK
+# DATA is the data folder; WORK holds squad/, the sentences that cpu.sh spoke, and gets more of them, the parts, asr/ (taught
+# by true transcripts) and, of three seeds each, joint/ (through the bridge) and control/ (the same steps without its
+# gradient). Then `benchmarks/bridge.py` compares what they hear of the test sets. A second run goes on where the first was
+# stopped. A trial: LIMIT=8 EVERY=2000 SEEDS=1 FLAGS="--max_steps 2" SETS=… JSON=trial.json.
+set -euo pipefail
+DATA=$1 W=$2
+PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-1900} EVERY=${EVERY:-4} SEEDS=${SEEDS:-1 2 3} SETS=${SETS:-sets}
+R=recipes/mini_en
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+mkdir -p "$W"
+$PYTHON -m modeling_clsr.data.synthesis "$DATA/qa/squad_train_pairs.jsonl.gz" --text sentence --question question \
+  --skip 1900 --limit "$LIMIT" --voices flite/slt,flite/rms,flite/awb,flite/kal16 --seed 1 --out "$W/more"
+[[ -f $W/parts/text/model.safetensors ]] || $PYTHON $R/parts.py clsr-mini-en --out "$W/parts"
+PYTHONPATH=$PYTHONPATH:$PWD/$R $PYTHON - "$DATA" "$EVERY" "$W" <<'PY'
+import sys
+from pathlib import Path
+
+from collection import read_short
+
+from modeling_clsr.data.manifest import distinct_clips, read_manifest, write_manifest
+
+data, every, work = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+spoken = [row for name in ("squad", "more") for row in read_short(str(work / name / "manifest.jsonl"))]
+read = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::every]
+write_manifest(work / "asr.jsonl", [*distinct_clips(spoken), *read])
+write_manifest(work / "joint.jsonl", spoken)
+PY
+train() { # arm, manifest, more arguments
+  # shellcheck disable=SC2086
+  [[ -f $W/$1/stamp.json ]] ||
+    $PYTHON train_clsr.py --config $R/nar_cpu.yaml --train_manifest "$W/$2.jsonl" --output_dir "$W/$1" \
+      --cache_dir "$W/states" --report_to none "${@:3}" ${FLAGS:-}
+}
+hear() { # arm
+  $PYTHON $R/hear.py real-mix="$SETS/real-mix/passages.jsonl" mini="$SETS/spoken-squad-mini/passages.jsonl" \
+    --checkpoint "$W/$1" --out "$W/sets/${2:-$1}"
+}
+train asr asr --stage asr --speech "$W/parts/speech" --text "$W/parts/text"
+hear asr checkpoint
+for seed in $SEEDS; do
+  for arm in joint control; do
+    weight=1.0
+    if [[ $arm == control ]]; then weight=0; fi
+    train $arm-"$seed" joint --model "$W/asr" --contrastive_weight $weight --memory_bank true --seed "$seed" \
+      --max_steps 80
+    hear $arm-"$seed"
+  done
+done
+$PYTHON benchmarks/bridge.py --heard "$W/sets" --set real-mix="$SETS/real-mix" --set mini="$SETS/spoken-squad-mini" \
+  --text "$W/parts/text" --json "${JSON:-benchmarks/results/nar.json}"
