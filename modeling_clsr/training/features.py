@@ -36,6 +36,8 @@ OF_LOSSES = (
     "sampler_ratio",
     "logit_scale_init_value",
 )
+# What saving a checkpoint writes into its settings.
+OF_SAVING = ("_name_or_path", "transformers_version", "architectures", "auto_map", "custom_pipelines", "dtype")
 
 Entry = dict[str, Tensor]
 MakeEntries = Callable[[list[Any]], list[Entry]]  # waveforms -> what is kept of each
@@ -134,17 +136,25 @@ def _write_shard(
 def fingerprint(model: CLSRModel, processor: Any, *parts: str) -> str:
     """Return a hash of the features and of the weights and settings of the named parts ("speech_model", …).
 
-    Arms that differ in their losses alone share their caches.
+    Arms that differ in their losses alone share their caches, and so do a stage and the next, if the part is frozen.
     """
     digest = hashlib.sha256()
-    digest.update(json.dumps(processor.feature_extractor.to_dict(), sort_keys=True, default=str).encode())
-    settings = {name: value for name, value in model.config.to_dict().items() if name not in OF_LOSSES}
-    digest.update(json.dumps(settings, sort_keys=True, default=str).encode())
+    for settings in (processor.feature_extractor.to_dict(), model.config.to_dict()):
+        digest.update(json.dumps(_lasting(settings), sort_keys=True, default=str).encode())
     for part in parts:
         for name, weight in model.get_submodule(part).state_dict().items():
             digest.update(name.encode())
             digest.update(weight.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
+
+
+def _lasting(settings: Any) -> Any:
+    """Drop, at any depth, what changes no entry of a cache."""
+    if not isinstance(settings, dict):
+        return settings
+    return {
+        str(name): _lasting(value) for name, value in settings.items() if name not in (*OF_LOSSES, *OF_SAVING)
+    }
 
 
 @torch.no_grad()

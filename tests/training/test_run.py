@@ -101,8 +101,9 @@ def test_states_of_a_frozen_encoder_are_read_in_place_of_audio(sanm):
     lines = manifest.read_text().splitlines()
     lines.append(json.dumps(json.loads(lines[0]) | {"id": "second", "question": "What else is heard?"}))
     manifest.write_text("\n".join(lines) + "\n")
-    other_loss = ("--contrastive_weight", "0.1", "--cache_dir", str(sanm / "cached" / "cache"))
-    again = train(sanm, *narrow, "--cache", "states", *other_loss, out="again").train_dataset
+    later = ("--model", str(sanm / "cached"), "--cache_dir", str(sanm / "cached" / "cache"))
+    other_loss = ("--cache", "states", "--contrastive_weight", "0.1")
+    again = train(sanm, *narrow, *other_loss, *later, out="again").train_dataset
     assert torch.equal(again[8].states, again[0].states)  # two rows of one clip
     assert set((sanm / "cached" / "cache").rglob("*.safetensors")) == set(shards)
     assert [shard.stat().st_mtime_ns for shard in shards] == before
