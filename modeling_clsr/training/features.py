@@ -37,7 +37,14 @@ OF_LOSSES = (
     "logit_scale_init_value",
 )
 # What saving a checkpoint writes into its settings.
-OF_SAVING = ("_name_or_path", "transformers_version", "architectures", "auto_map", "custom_pipelines", "dtype")
+OF_SAVING = (
+    "_name_or_path",
+    "transformers_version",
+    "architectures",
+    "auto_map",
+    "custom_pipelines",
+    "dtype",
+)
 
 Entry = dict[str, Tensor]
 MakeEntries = Callable[[list[Any]], list[Entry]]  # waveforms -> what is kept of each
