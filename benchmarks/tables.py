@@ -108,9 +108,12 @@ COLLECTIONS = {
 }
 
 
-def untranscribed_table() -> str:
+TRIALS = {"untranscribed": "no transcripts", "untranscribed_bank": "no transcripts, memory bank"}
+
+
+def untranscribed_table(trial: str) -> str:
     """Return the Markdown table of `recipes/mini_en/untranscribed.sh`, which `benchmarks/bridge.py` measured."""
-    result = read("untranscribed")
+    result = read(trial)
     lines = [
         "| searched | ranked by | true words | before | `control` | `joint` | joint - control |",
         "|---|---|---|---|---|---|---|",
@@ -472,11 +475,12 @@ def levers_table() -> str:
     )
     lines += [
         line(
-            f"retrieval gradient, against the same steps without, no transcripts; {searched_of(row)}",
+            f"retrieval gradient, against the same steps without, {trial}; {searched_of(row)}",
             f"R@1 {shown_difference(row['paired']['joint - control, dense'])}",
             "bridge.py",
         )
-        for row in read("untranscribed")["figures"]["rows"]
+        for name, trial in TRIALS.items()
+        for row in read(name)["figures"]["rows"]
     ]
     lines += [
         line(
@@ -559,7 +563,7 @@ PLACES = (
     ("README.md", "figures", figures_table),
     ("README.md", "gains", gains_table),
     ("docs/training.md", "learning", learning_table),
-    ("docs/training.md", "untranscribed", untranscribed_table),
+    *(("docs/training.md", name, partial(untranscribed_table, name)) for name in TRIALS),
     ("docs/training.md", "speed", training_table),
     ("docs/search.md", "doubt", doubt_table),
     ("docs/search.md", "letters", letters_table),

@@ -21,7 +21,7 @@ from ..data.manifest import Row, distinct_clips
 from ..data.sampler import length_batches
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
-from ..recognizer_clsr import encode_speech
+from ..recognizer_clsr import encode_speech, speech_encoder_of
 
 SHARD_CLIPS = 128
 CPU_BATCH_SIZE, DEVICE_BATCH_SIZE = 8, 64  # two cores are fastest with few
@@ -141,15 +141,19 @@ def _write_shard(
 
 
 def fingerprint(model: CLSRModel, processor: Any, *parts: str) -> str:
-    """Return a hash of the features and of the weights and settings of the named parts ("speech_model", …).
+    """Return a hash of features, settings, and the weights of the named parts ("speech_model", …).
 
     Arms that differ in their losses alone share their caches, and so do a stage and the next, if the part is frozen.
     """
     digest = hashlib.sha256()
     for settings in (processor.feature_extractor.to_dict(), model.config.to_dict()):
         digest.update(json.dumps(_lasting(settings), sort_keys=True, default=str).encode())
-    for part in parts:
-        for name, weight in model.get_submodule(part).state_dict().items():
+    kept = (
+        *(f"{part}." for part in parts),
+        "speech_model.cmvn_",
+    )  # the statistics of a filterbank belong to every part
+    for name, weight in model.state_dict().items():
+        if name.startswith(kept):
             digest.update(name.encode())
             digest.update(weight.detach().cpu().float().numpy().tobytes())
     return digest.hexdigest()
@@ -162,6 +166,24 @@ def _lasting(settings: Any) -> Any:
     return {
         str(name): _lasting(value) for name, value in settings.items() if name not in (*OF_LOSSES, *OF_SAVING)
     }
+
+
+def keep_states(model: CLSRModel, processor: Any, rows: Sequence[Row], folder: str | Path) -> Shards:
+    """Run a frozen speech encoder over all clips, unless it was done; read (F, H) states by row id."""
+    recognizer: Any = model.speech_model
+    parallel = isinstance(recognizer, ParallelRecognizer)
+    encoder = recognizer.encoder if parallel else speech_encoder_of(recognizer)
+    name = next(name for name, module in model.named_modules() if module is encoder)
+    place = fill(
+        folder,
+        rows,
+        encoder_states(model, processor),
+        fingerprint(model, processor, name),
+        processor.feature_extractor.sampling_rate,
+        "states",
+        model.device.type,
+    )
+    return Shards(place, rows, "states")
 
 
 @torch.no_grad()

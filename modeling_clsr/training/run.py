@@ -19,10 +19,9 @@ from ..data.augmentation import Augmentation, load_noises, mask_features
 from ..data.collator import Collator
 from ..data.manifest import Row, read_manifest, rows_of_dataset, stream_manifest, undecoded
 from ..hub.stamp import make_stamp
-from ..recognizer_clsr import speech_encoder_of
 from .arguments import CLSRTrainingArguments, DataArguments, ModelArguments
 from .build import Built, build_model, fill_statistics
-from .features import Shards, Texts, encoder_states, fill, fingerprint, transcripts
+from .features import Shards, Texts, fill, fingerprint, keep_states, transcripts
 from .memory import MemoryBank, make_bank
 from .rows import SpeechRows, StreamedRows
 from .stages import STAGES, prepare_stage
@@ -173,9 +172,7 @@ def fill_caches(
         return caches
     if data_args.cache == "states":
         _check_frozen(built, args, "encoder")
-        mark = fingerprint(model, processor, _encoder_name(built))
-        states = fill(folder, rows, encoder_states(model, processor), mark, rate, "states", args.device.type)
-        return caches | {"states": Shards(states, rows, "states")}
+        return caches | {"states": keep_states(model, processor, rows, folder)}
     _check_frozen(built, args, "decoder")
     mark = fingerprint(model, processor, "speech_model")
     texts = fill(folder, rows, transcripts(model, processor), mark, rate, "transcripts", args.device.type)
@@ -353,9 +350,3 @@ def _check_frozen(built: Built, args: CLSRTrainingArguments, part: str) -> None:
             f"cache keeps what a frozen {part} makes but the stage {args.stage!r} trains it; "
             "leave cache out or narrow trainable"
         )
-
-
-def _encoder_name(built: Built) -> str:
-    encoder = built.model.speech_model
-    inner = encoder.encoder if built.model.config.decoder_type != "recognizer" else speech_encoder_of(encoder)
-    return next(name for name, module in built.model.named_modules() if module is inner)

@@ -2,7 +2,8 @@
 
     python recipes/mini_en/hear.py squad=speech/squad/manifest.jsonl --out heard/base [--noise_dir noise --snr_db 0,15]
 
-Several clips are heard at once, also on a GPU; clips that were heard are not heard again.
+Several clips are heard at once, also on a GPU; clips that were heard are not heard again. With `--states` a clip is
+encoded once for all checkpoints of one speech encoder, and suspicious transcripts get no second look.
 """
 
 import argparse
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
@@ -25,6 +27,7 @@ from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.conditions import chosen_conditions, degrade
 from modeling_clsr.hub.release import checkpoint_folder
+from modeling_clsr.training.features import Shards, keep_states
 
 MAX_BATCH = 64
 NOISE_SEED = 7
@@ -38,22 +41,35 @@ def noise_and_rooms(noise_dir: str, snr_db: str) -> Augmentation:
 
 
 class Batches(Dataset):
-    """Batches of like length as features, made by the workers of a `DataLoader`."""
+    """Batches of like length as features or states, made by the workers of a `DataLoader`."""
 
-    def __init__(self, rows: list[Row], processor: CLSRProcessor, augment: Augmentation | None):
+    def __init__(
+        self,
+        rows: list[Row],
+        processor: CLSRProcessor,
+        augment: Augmentation | None,
+        states: Shards | None = None,
+    ):
         self.batches = [
             [rows[index] for index in batch]
             for batch in length_batches([row.duration or 0.0 for row in rows], MAX_BATCH)
         ]
-        self.processor, self.augment = processor, augment
+        self.processor, self.augment, self.states = processor, augment, states
 
     def __len__(self) -> int:
         return len(self.batches)
 
     def __getitem__(self, number: int):
+        names = [row.id for row in self.batches[number]]
+        if self.states is not None:
+            states = [self.states[name] for name in names]
+            ones = [torch.ones(len(entry)) for entry in states]
+            return names, {
+                "speech_states": pad_sequence(states, batch_first=True),
+                "speech_mask": pad_sequence(ones, batch_first=True),
+            }
         waveforms = [self._waveform(row) for row in self.batches[number]]
-        features = self.processor(audio=waveforms, sampling_rate=SAMPLING_RATE)
-        return [row.id for row in self.batches[number]], dict(features)
+        return names, dict(self.processor(audio=waveforms, sampling_rate=SAMPLING_RATE))
 
     def _waveform(self, row: Row) -> np.ndarray:
         waveform = load_audio(row.audio)
@@ -69,7 +85,11 @@ def hear(model: CLSRModel, batches: Batches, title: str, workers: int) -> Iterat
     loader = DataLoader(batches, batch_size=None, num_workers=workers)
     for names, features in tqdm(loader, desc=title, unit="batch"):
         on_device = {name: value.to(model.device) for name, value in features.items()}
-        for name, transcript in zip(names, model.transcribe(**on_device), strict=True):
+        if batches.states is None:
+            written = model.transcribe(**on_device)
+        else:
+            written = model.get_audio_features(**on_device, embed=False).transcripts
+        for name, transcript in zip(names, written, strict=True):
             yield {"id": name, "text": transcript.text}
 
 
@@ -89,9 +109,12 @@ def main() -> None:
     )
     parser.add_argument("--conditions", default="clean", help="of the robustness test, as 'clean;5 dB'")
     parser.add_argument("--degraded", help="folder of the clips under those conditions")
+    parser.add_argument("--states", help="folder that keeps the states of the speech encoder")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
+    if args.states and args.snr_db:
+        parser.error(f"--states is {args.states} but --snr_db {args.snr_db} draws noise; leave one out")
     folder = checkpoint_folder(args.checkpoint)
     model = CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device)
     processor = CLSRProcessor.from_pretrained(folder)
@@ -118,8 +141,9 @@ def main() -> None:
             file = out / (f"{label}.jsonl" if shards == 1 else f"{label}.{shard}.jsonl")
             known = {entry["id"] for entry in read_json_lines(file)} if file.is_file() else set()
             todo = [row for row in rows if row.id not in known]
+            states = keep_states(model, processor, todo, Path(args.states) / label) if args.states else None
             with file.open("a", encoding="utf-8") as target:
-                for heard in hear(model, Batches(todo, processor, augment), label, args.workers):
+                for heard in hear(model, Batches(todo, processor, augment, states), label, args.workers):
                     target.write(json.dumps(heard, ensure_ascii=False) + "\n")
 
 

@@ -12,14 +12,18 @@ R=recipes/mini_en
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p "$W"
-$PYTHON -m modeling_clsr.data.synthesis "$DATA/qa/squad_train_pairs.jsonl.gz" --text sentence --question question \
-  --skip 1900 --limit "$LIMIT" --voices flite/slt,flite/rms,flite/awb,flite/kal16 --seed 1 --out "$W/more"
+speak() { # folder, first sentence, how many
+  $PYTHON -m modeling_clsr.data.synthesis "$DATA/qa/squad_train_pairs.jsonl.gz" --text sentence --question question \
+    --skip "$2" --limit "$3" --voices flite/slt,flite/rms,flite/awb,flite/kal16 --seed 1 --workers 2 --out "$W/$1"
+}
+speak more 1900 "$LIMIT"
+speak held 3800 $((LIMIT / 2)) # other articles
 [[ -f $W/parts/text/model.safetensors ]] || $PYTHON $R/parts.py clsr-mini-en --out "$W/parts"
 PYTHONPATH=$PYTHONPATH:$PWD/$R $PYTHON - "$DATA" "$EVERY" "$W" <<'PY'
 import sys
 from pathlib import Path
 
-from collection import read_short
+from collection import read_short, write_questions
 
 from modeling_clsr.data.manifest import distinct_clips, read_manifest, write_manifest
 
@@ -28,6 +32,8 @@ spoken = [row for name in ("squad", "more") for row in read_short(str(work / nam
 read = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::every]
 write_manifest(work / "asr.jsonl", [*distinct_clips(spoken), *read])
 write_manifest(work / "joint.jsonl", spoken)
+held_out = read_short(str(work / "held" / "manifest.jsonl"))
+write_questions(work / "held_out", held_out, held_out)
 PY
 train() { # arm, manifest, more arguments
   # shellcheck disable=SC2086
@@ -35,9 +41,9 @@ train() { # arm, manifest, more arguments
     $PYTHON train_clsr.py --config $R/nar_cpu.yaml --train_manifest "$W/$2.jsonl" --output_dir "$W/$1" \
       --cache_dir "$W/states" --report_to none "${@:3}" ${FLAGS:-}
 }
-hear() { # arm
+hear() { # arm, its name if another one
   $PYTHON $R/hear.py real-mix="$SETS/real-mix/passages.jsonl" mini="$SETS/spoken-squad-mini/passages.jsonl" \
-    --checkpoint "$W/$1" --out "$W/sets/${2:-$1}"
+    held_out="$W/held_out/passages.jsonl" --checkpoint "$W/$1" --states "$W/test_states" --out "$W/sets/${2:-$1}"
 }
 train asr asr --stage asr --speech "$W/parts/speech" --text "$W/parts/text"
 hear asr checkpoint
@@ -51,4 +57,5 @@ for seed in $SEEDS; do
   done
 done
 $PYTHON benchmarks/bridge.py --heard "$W/sets" --set real-mix="$SETS/real-mix" --set mini="$SETS/spoken-squad-mini" \
+  --set held_out="$W/held_out" \
   --text "$W/parts/text" --json "${JSON:-benchmarks/results/nar.json}"

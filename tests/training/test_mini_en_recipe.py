@@ -244,6 +244,25 @@ def test_clips_are_heard_once_each_and_shards_make_the_whole(tmp_path, tiny_chec
     assert read_heard(tmp_path / "noisy", "tones").keys() == whole.keys()
 
 
+def test_clips_are_encoded_once_for_checkpoints_of_one_encoder(tmp_path, tiny_checkpoint, monkeypatch):
+    tone_rows(tmp_path / "tones", 5)
+    again = shutil.copytree(tiny_checkpoint, tmp_path / "again")
+    weights = load_file(again / "model.safetensors")
+    weights["speech_model.model.decoder.layers.0.fc1.bias"] += 1.0
+    save_file(weights, again / "model.safetensors", metadata={"format": "pt"})
+    manifest = f"tones={tmp_path / 'tones' / 'rows.jsonl'}"
+    common = ("--states", tmp_path / "states", "--workers", 0, "--device", "cpu")
+    for checkpoint, name in ((tiny_checkpoint, "first"), (again, "second")):
+        run(monkeypatch, "hear.py", manifest, "--checkpoint", checkpoint, *common, "--out", tmp_path / name)
+    assert len(list((tmp_path / "states" / "tones").glob("*/shard-*.safetensors"))) == 1
+    read_heard = importlib.import_module("labels").read_heard
+    first, second = (read_heard(tmp_path / name, "tones") for name in ("first", "second"))
+    assert first.keys() == second.keys() == {f"r{number}" for number in range(5)}
+    assert first != second
+    with pytest.raises(SystemExit):
+        run(monkeypatch, "hear.py", manifest, *common, "--snr_db", "0,5", "--out", tmp_path / "noisy")
+
+
 def test_weights_in_pieces_become_the_checkpoint_again_and_its_parts(tmp_path, tiny_checkpoint, monkeypatch):
     data = (tiny_checkpoint / "model.safetensors").read_bytes()
     for number, cut in enumerate((slice(0, 1000), slice(1000, None))):
