@@ -23,7 +23,7 @@ $PYTHON $R/hear.py squad="$W/squad/manifest.jsonl" --out "$W/heard"
 $PYTHON $R/hear.py squad-noisy="$W/squad/manifest.jsonl" --noise_dir "$W/noise" --snr_db 0,15 --out "$W/heard"
 if [[ ! -f $W/text/dev.json ]]; then
   $PYTHON $R/text_side.py --squad "$W/squad/manifest.jsonl" --heard "$W/heard" --held_out_from 0 --held_out 200 \
-    --texts "$Q/squad_train_pairs.jsonl.gz" --medquad "$Q/medquad.jsonl.gz" \
+    --texts "$Q/squad_train_pairs.jsonl.gz" --asked $R/asked.jsonl.gz --medquad "$Q/medquad.jsonl.gz" \
     --plain "$Q/factbook_sentences.txt.gz,$W/ljspeech_texts.tsv.gz" --steps 160 --stretch 120 --medical 24 \
     --plain_batch 32 --questions 160 --learning_rate 3e-5 --out "$W/text"
 fi

@@ -1,7 +1,8 @@
 r"""Post-training of the text encoder on recognised text: a list of passages for every question, ranked by a teacher.
 
     python recipes/mini_en/text_side.py --squad speech/squad/manifest.jsonl --heard heard/base \
-        --medquad …/medquad.jsonl.gz --plain …/factbook_sentences.txt.gz --out out/text
+        --asked recipes/mini_en/asked.jsonl.gz --medquad …/medquad.jsonl.gz --plain …/factbook_sentences.txt.gz \
+        --out out/text
 
 Sentences of one stretch of text are joined to passages, so that all passages of a step are about like things. The
 student reads what a recogniser wrote; the teacher, the encoder before training, reads the true words and ranks as
@@ -136,6 +137,14 @@ def read_sentences(manifest: str, heard: Path, unspoken: str | None = None) -> l
     return [Sentence(true, texts, tuple(asked)) for _, (true, texts, asked) in sorted(spoken.items())]
 
 
+def read_asked(path: str) -> list[Sentence]:
+    """Read lines of books in their order, most with a question in other words; nobody spoke them."""
+    return [
+        Sentence(row["text"], (), (row["question"],) if row["question"] else ())
+        for row in read_json_lines(Path(path))
+    ]
+
+
 def join(sentences: Sequence[Sentence], chance: random.Random, version: int | None = None) -> list[Passage]:
     """Join neighbours to passages of random length; each sentence as one of its versions, or as `version` says."""
     passages, open_ones, room = [], [], chance.randint(*PASSAGE_WORDS)
@@ -241,6 +250,9 @@ def train(student: Texts, teacher: Texts, data: dict, args) -> list[dict[str, fl
         chance.seed(f"{args.seed} {step}")  # a run that goes on draws what the first would have
         first = chance.randrange(max(len(data["train"]) - args.stretch, 1))
         pools = [join(data["train"][first : first + args.stretch], chance)]
+        if data["asked"]:
+            first = chance.randrange(max(len(data["asked"]) - args.asked_stretch, 1))
+            pools.append(join(data["asked"][first : first + args.asked_stretch], chance))
         if data["medical"]:
             pools.append(chance.sample(data["medical"], min(args.medical, len(data["medical"]))))
         losses = []
@@ -285,12 +297,16 @@ def main() -> None:
     parser.add_argument(
         "--texts", help="what --squad was spoken from: also learn from sentences that nobody spoke"
     )
+    parser.add_argument("--asked", help="lines of books with questions in other words, see README.md")
     parser.add_argument("--medquad", help="questions and answers that nobody spoke")
     parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
     parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--stretch", type=int, default=220, help="sentences of a step: about one article")
     parser.add_argument("--questions", type=int, default=400, help="of a step")
+    parser.add_argument(
+        "--asked_stretch", type=int, default=84, help="lines of a step from --asked: two chapters"
+    )
     parser.add_argument("--medical", type=int, default=128, help="pairs of a step from medquad")
     parser.add_argument("--plain_batch", type=int, default=96)
     parser.add_argument("--learning_rate", type=float, default=2e-5)
@@ -302,6 +318,7 @@ def main() -> None:
         "--held_out_from", type=int, default=HELD_OUT_FROM, help="first sentence that is not learnt"
     )
     parser.add_argument("--held_out", type=int, default=400, help="how many are not")
+    parser.add_argument("--asked_held_out", type=int, default=210, help="of the last lines of --asked")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -316,6 +333,7 @@ def main() -> None:
     for texts in (student, teacher):
         texts.model.requires_grad_(False)
     sentences = read_sentences(args.squad, Path(args.heard), args.texts)
+    asked = read_asked(args.asked) if args.asked else []
     held_out = slice(args.held_out_from, args.held_out_from + args.held_out)
     chance = random.Random(0)
     medical = medical_passages(args.medquad, chance) if args.medquad else []
@@ -325,14 +343,17 @@ def main() -> None:
     ]
     data = {
         "train": sentences[: held_out.start] + sentences[held_out.stop :],
+        "asked": asked[: len(asked) - args.asked_held_out],
         "medical": medical[500:],
         "plain": plain,
-        "words": Words([sentence.true for sentence in sentences] + [passage.true for passage in medical]),
+        "words": Words([entry.true for entry in (*sentences, *asked, *medical)]),
     }
     pools = {
         "squad, clean": join(sentences[held_out], random.Random(0), 0),
         "squad, noisy": join(sentences[held_out], random.Random(0), 1),
     }
+    if asked:
+        pools["asked"] = join(asked[-args.asked_held_out :], random.Random(0))
     if medical:
         pools["medquad"] = medical[:500]
     out = Path(args.out)

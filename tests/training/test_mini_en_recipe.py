@@ -168,6 +168,11 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
 ):
     plain = tmp_path / "plain.txt"
     plain.write_text("the sea and the road\na lamp\nthe bee\n")
+    lines = [
+        {"text": f"the sea and the lamp {n}", "question": f"which {n}" if n % 4 else None} for n in range(12)
+    ]
+    asked = tmp_path / "asked.jsonl"
+    asked.write_text("\n".join(map(json.dumps, lines)) + "\n")
     for name, rate in (("slow", 1e-9), ("fast", 5e-3)):
         run(
             monkeypatch,
@@ -175,12 +180,14 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
             *("--checkpoint", tiny_checkpoint, "--squad", spoken / "squad" / "manifest.jsonl"),
             *("--heard", spoken / "heard", "--plain", plain, "--out", tmp_path / name, "--steps", 25),
             *("--held_out_from", 40, "--learning_rate", rate, "--anchor_weight", 0, "--device", "cpu"),
+            *("--asked", asked, "--asked_held_out", 4, "--asked_stretch", 6),
         )
     fast = json.loads((tmp_path / "fast" / "dev.json").read_text())
     found = fast["figures"]
     assert fast["stamp"]["settings"]["learning_rate"] == 5e-3 and fast["stamp"]["texts"]["plain"] == 3
+    assert fast["stamp"]["texts"]["asked"] == 8
     assert found["curve"][-1]["loss"] < found["curve"][0]["loss"]
-    assert found["before"].keys() == {"squad, clean", "squad, noisy"} and set(found["after"]) == {
+    assert found["before"].keys() == {"squad, clean", "squad, noisy", "asked"} and set(found["after"]) == {
         "0.25",
         "0.5",
         "0.75",
