@@ -304,9 +304,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--stretch", type=int, default=220, help="sentences of a step: about one article")
     parser.add_argument("--questions", type=int, default=400, help="of a step")
-    parser.add_argument(
-        "--asked_stretch", type=int, default=84, help="lines of a step from --asked: two chapters"
-    )
+    parser.add_argument("--asked_stretch", type=int, default=100, help="lines of a step from --asked")
     parser.add_argument("--medical", type=int, default=128, help="pairs of a step from medquad")
     parser.add_argument("--plain_batch", type=int, default=96)
     parser.add_argument("--learning_rate", type=float, default=2e-5)
@@ -318,7 +316,7 @@ def main() -> None:
         "--held_out_from", type=int, default=HELD_OUT_FROM, help="first sentence that is not learnt"
     )
     parser.add_argument("--held_out", type=int, default=400, help="how many are not")
-    parser.add_argument("--asked_held_out", type=int, default=210, help="of the last lines of --asked")
+    parser.add_argument("--asked_held_out", type=int, default=850, help="of the last lines of --asked")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
