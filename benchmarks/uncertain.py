@@ -84,10 +84,11 @@ def hear_passages(encoder: Encoder, passages: list[Row], file: Path) -> list[dic
 def embed(encoder: Encoder, heard: list[dict]) -> dict[str, np.ndarray]:
     """Return (N, D) vectors by the way they are made."""
     read = [sure_words(encoder, entry) for entry in heard]
+    table = encoder.model.adaptor.embed_strings(encoder.model.text_model.get_input_embeddings())
     found: dict[str, np.ndarray] = {}
     for rows in tqdm(list(length_batches([len(entry["tokens"]) for entry in heard], BATCH)), desc="embed"):
         part = [heard[row] for row in rows]
-        for name, vectors in (weighted(encoder, part) | mixed(encoder, part)).items():
+        for name, vectors in (weighted(encoder, part) | mixed(encoder, part, table)).items():
             found.setdefault(name, np.zeros((len(heard), vectors.shape[1]), np.float32))[rows] = (
                 vectors.numpy()
             )
@@ -116,10 +117,16 @@ def sure_words(encoder: Encoder, heard: dict) -> tuple[str, list[tuple[int, int,
     return text, words
 
 
-def mixed(encoder: Encoder, heard: list[dict]) -> dict[str, torch.Tensor]:
-    """Return (B, D) vectors with mixtures in place of uncertain tokens, by the bound of certainty."""
+def mixed(encoder: Encoder, heard: list[dict], table: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Return (B, D) vectors with mixtures in place of uncertain tokens, by the bound of certainty.
+
+    Args:
+        encoder: of the checkpoint.
+        heard: B clips.
+        table: (V, E) embeddings of the recogniser's tokens.
+    """
     model = encoder.model
-    adaptor, embedding = model.adaptor, model.text_model.get_input_embeddings()
+    embedding = model.text_model.get_input_embeddings()
     longest = max(len(entry["tokens"]) for entry in heard)
     chances, tokens = (
         torch.zeros(len(heard), longest, TOKENS),
@@ -131,10 +138,11 @@ def mixed(encoder: Encoder, heard: list[dict]) -> dict[str, torch.Tensor]:
             tokens[row, : len(entry["tokens"])] = torch.tensor(entry["likeliest"])
     read = [model.strings.text(entry["tokens"]) for entry in heard]
     input_ids, mask, offsets = model.strings.tokenize([text for text, _ in read])
-    table = adaptor.embed_strings(embedding)
     shares = (chances / chances.sum(dim=-1, keepdim=True).clamp(min=1e-9)).unsqueeze(-2)
     mixtures = (shares @ table[tokens]).squeeze(-2)  # (B, N, E)
-    cover = adaptor.cover(offsets, [spans for _, spans in read], input_ids.shape[1], longest)  # (B, L, N)
+    cover = model.adaptor.cover(
+        offsets, [spans for _, spans in read], input_ids.shape[1], longest
+    )  # (B, L, N)
     found = {}
     for bound in PROBABILITIES:
         doubtful = (cover @ (chances[..., :1] < bound).float()) > 0.5  # (B, L, 1)
@@ -194,7 +202,9 @@ def main() -> None:
         "--set", action="append", required=True, help="folder of a built set; may be repeated"
     )
     parser.add_argument("--checkpoint", default="clsr-mini-en")
-    parser.add_argument("--heard", required=True, type=Path, help="folder that keeps what was heard, by set")
+    parser.add_argument(
+        "--heard", required=True, type=Path, help="folder that keeps what this recogniser heard"
+    )
     parser.add_argument("--json", help="write the stamped result")
     args = parser.parse_args()
     stamp, encoder = make_stamp(), Encoder.from_pretrained(args.checkpoint)
