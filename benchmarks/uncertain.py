@@ -13,7 +13,6 @@ each word counts by its probability to the power of A.
 import argparse
 import json
 import math
-import re
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +23,7 @@ from tqdm import tqdm
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.manifest import Row
 from modeling_clsr.data.sampler import length_batches
+from modeling_clsr.decoding_clsr import Decoded
 from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
@@ -32,13 +32,15 @@ from modeling_clsr.evaluation.systems import pieces_of, unit
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.recognizer_clsr import encode_speech
 from modeling_clsr.retrieval.encoder import Encoder
+from modeling_clsr.retrieval.moments import character_spans
 from modeling_clsr.teacher_forcing_clsr import score_tokens
-from modeling_clsr.transcript_clsr import recognise
+from modeling_clsr.transcript_clsr import read_words, recognise
 
 PROBABILITIES = (0.3, 0.4, 0.5, 0.6, 0.8)
 POWERS = (0.5, 1.0, 2.0)
 TOKENS = 4
 BATCH = 8
+TINY = 1e-30  # a probability that has a logarithm
 
 
 @torch.inference_mode()
@@ -104,17 +106,15 @@ def embed(encoder: Encoder, heard: list[dict]) -> dict[str, np.ndarray]:
 
 def sure_words(encoder: Encoder, heard: dict) -> tuple[str, list[tuple[int, int, float]]]:
     """Return what a clip says, and of each word its characters and its mean token probability."""
-    text, spans = encoder.model.strings.text(heard["tokens"])
-    words = []
-    for match in re.finditer(r"\S+", text):
-        start, end = match.span()
-        own = [
-            probability
-            for (left, right), probability in zip(spans, heard["probabilities"], strict=True)
-            if left < end and right > start
-        ]
-        words.append((start, end, float(np.mean(own)) if own else 1.0))
-    return text, words
+    model = encoder.model
+    logs = [math.log(max(probability, TINY)) for probability in heard["probabilities"]]
+    decoded = Decoded(heard["tokens"], logs, [(0, 0)] * len(logs))  # times do not matter here
+    transcript = read_words(decoded, 0.0, model.strings, model.config)
+    places = character_spans(transcript.text, transcript.words)
+    sure = [word.probability for word in transcript.words]
+    return transcript.text, [
+        (start, end, probability) for (start, end), probability in zip(places, sure, strict=True)
+    ]
 
 
 def mixed(encoder: Encoder, heard: list[dict], table: torch.Tensor) -> dict[str, torch.Tensor]:

@@ -138,7 +138,7 @@ def read_sentences(manifest: str, heard: Path, unspoken: str | None = None) -> l
 
 
 def read_asked(path: str) -> list[Sentence]:
-    """Read lines of books in their order, most with a question in other words; nobody spoke them."""
+    """Read lines of books and invented speech in order, most with a question in other words; nobody spoke them."""
     return [
         Sentence(row["text"], (), (row["question"],) if row["question"] else ())
         for row in read_json_lines(Path(path))
@@ -297,7 +297,7 @@ def main() -> None:
     parser.add_argument(
         "--texts", help="what --squad was spoken from: also learn from sentences that nobody spoke"
     )
-    parser.add_argument("--asked", help="lines of books with questions in other words, see README.md")
+    parser.add_argument("--asked", help="lines with questions in other words, see README.md")
     parser.add_argument("--medquad", help="questions and answers that nobody spoke")
     parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
     parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
