@@ -20,8 +20,12 @@ MINI_EN = "clsr-mini-en"
 SCALES = (1_000, 100_000, 10_000_000)  # hours of audio
 CORE_HOUR_PRICE = 0.04  # dollars: an assumption, about what clouds ask
 OPUS_KBITS = 32
-# Other trainings of the text encoder than the released one, by the end of their result's name.
-MORE_TEXT = {"400": "400 steps in place of 160", "asked": "questions in other words learnt, too"}
+FIRST_TEXT = "text_side_squad"  # the text encoder without questions in other words
+# Trainings that differ from it in one thing.
+MORE_TEXT = {
+    "text_side_squad_400": "400 steps in place of 160",
+    "text_side": "questions in other words learnt, too (released)",
+}
 EVALUATIONS = ("evaluation", "moments", "robustness")  # results.json of `eval_clsr.py`
 RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages are ranked
 SYSTEMS = {
@@ -442,10 +446,8 @@ def levers_table() -> str:
             f"| hybrid score, {name} | R@1 {percent(systems['clsr'], 'recall_at_1')}, then "
             f"{percent(systems['clsr-search'], 'recall_at_1')} | `eval_clsr.py` |",
         ]
-    shipped = read(f"{MINI_EN}/text_side")
     for run, what in MORE_TEXT.items():
-        tried = read(f"{MINI_EN}/text_side_{run}")
-        found = [report["figures"]["after"]["1.0"] for report in (shipped, tried)]
+        found = [read(f"{MINI_EN}/{name}")["figures"]["after"]["1.0"] for name in (FIRST_TEXT, run)]
         lines.append(
             f"| text encoder, {what}, held-out passages | "
             + "; ".join(
@@ -528,8 +530,9 @@ def text_side_table() -> str:
     texts = result["stamp"]["texts"]
     lines += [
         "",
-        f"{settings['steps']} steps at {settings['learning_rate']:g}; {texts['train']:,} sentences with questions, "
-        f"{texts['medical']:,} medical answers, {texts['plain']:,} plain sentences.",
+        f"{settings['steps']} steps at {settings['learning_rate']:g}; {texts['train']:,} sentences of articles, "
+        f"{texts['asked']:,} lines with questions in other words, {texts['medical']:,} medical answers, "
+        f"{texts['plain']:,} plain sentences.",
     ]
     return "\n".join(lines)
 
