@@ -15,8 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.manifest import Row, read_manifest
-from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines, read_questions
+from modeling_clsr.evaluation.benchmark_set import Question, read_questions
 from modeling_clsr.evaluation.metrics import count_word_errors, whisper_words
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.scoring import EncodeTexts, KnownTexts, score_texts, sentence_encoder

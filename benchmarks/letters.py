@@ -14,8 +14,9 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
-from modeling_clsr.evaluation.benchmark_set import Question, read_json_lines
+from modeling_clsr.evaluation.benchmark_set import Question
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.metrics import whisper_words, word_error_rate
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import numpy as np
 
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.synthesis import read_word_times
 from modeling_clsr.data.word_times import TimedWord
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.metrics import proportion_interval
 from modeling_clsr.hub.build import default_checkpoint

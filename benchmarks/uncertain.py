@@ -11,7 +11,6 @@ each word counts by its probability to the power of A.
 """
 
 import argparse
-import json
 import math
 from pathlib import Path
 
@@ -21,10 +20,10 @@ import torch.nn.functional as F
 from tqdm import tqdm
 
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
+from modeling_clsr.data.json_lines import keep_line, read_kept_lines
 from modeling_clsr.data.manifest import Row
 from modeling_clsr.data.sampler import length_batches
 from modeling_clsr.decoding_clsr import Decoded
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.evaluation.ranking import hit_chances, relevance_of
 from modeling_clsr.evaluation.significance import mean_interval, paired_test, shown_difference
@@ -66,19 +65,17 @@ def hear(encoder: Encoder, waveforms: list[np.ndarray]) -> list[dict]:
 
 def hear_passages(encoder: Encoder, passages: list[Row], file: Path) -> list[dict]:
     """Return what was heard of each passage; what the file holds is not heard again."""
-    known = {entry["id"]: entry for entry in read_json_lines(file)} if file.is_file() else {}
+    known = {entry["id"]: entry for entry in read_kept_lines(file)}
     todo = [row for row in passages if row.id not in known]
-    file.parent.mkdir(parents=True, exist_ok=True)
     batches = list(length_batches([row.duration or 0.0 for row in todo], BATCH))
-    with file.open("a", encoding="utf-8") as target:
-        for batch in tqdm(batches, desc=file.stem, disable=not todo):
-            pieces = [pieces_of(load_audio(todo[row].audio), encoder) for row in batch]
-            heard = iter(hear(encoder, [piece for own in pieces for piece in own]))
-            for row, own in zip(batch, pieces, strict=True):
-                parts = [next(heard) for _ in own]
-                entry = {name: [value for part in parts for value in part[name]] for name in parts[0]}
-                known[todo[row].id] = {"id": todo[row].id} | entry
-                target.write(json.dumps(known[todo[row].id]) + "\n")
+    for batch in tqdm(batches, desc=file.stem, disable=not todo):
+        pieces = [pieces_of(load_audio(todo[row].audio), encoder) for row in batch]
+        heard = iter(hear(encoder, [piece for own in pieces for piece in own]))
+        for row, own in zip(batch, pieces, strict=True):
+            parts = [next(heard) for _ in own]
+            entry = {name: [value for part in parts for value in part[name]] for name in parts[0]}
+            known[todo[row].id] = {"id": todo[row].id} | entry
+            keep_line(file, known[todo[row].id])
     return [known[row.id] for row in passages]
 
 

@@ -7,9 +7,8 @@ transcripts. Clips that were heard are not heard again.
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from tqdm import tqdm
 
 from ..transcript_clsr import compression_ratio
 from .audio import SAMPLING_RATE, load_audio
+from .json_lines import keep_line, read_kept_lines
 from .manifest import Row, read_manifest, write_manifest
 
 BEAM = 5
@@ -140,15 +140,12 @@ def label(
         The rows with transcripts, and id -> reason of those left out.
     """
     out = Path(out)
-    out.parent.mkdir(parents=True, exist_ok=True)
     store = out.with_name(out.name + ".heard")
-    known = dict(_stored(store))
-    with store.open("a", encoding="utf-8") as file:
-        for row in tqdm(rows, unit="clip", desc="label", initial=0):
-            if row.id not in known:
-                known[row.id] = recogniser(row.audio)
-                file.write(json.dumps({"id": row.id} | asdict(known[row.id])) + "\n")
-                file.flush()
+    known = {entry.pop("id"): Heard(**entry) for entry in read_kept_lines(store)}
+    for row in tqdm(rows, unit="clip", desc="label", initial=0):
+        if row.id not in known:
+            known[row.id] = recogniser(row.audio)
+            keep_line(store, {"id": row.id} | asdict(known[row.id]))
     kept, refused = [], {}
     for row in rows:
         doubt = confidence.doubt(known[row.id], row)
@@ -158,17 +155,6 @@ def label(
             refused[row.id] = doubt
     write_manifest(out, kept)
     return kept, refused
-
-
-def _stored(store: Path) -> Iterator[tuple[str, Heard]]:
-    if not store.is_file():
-        return
-    for line in store.read_text(encoding="utf-8").splitlines():
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError:  # the last line of a killed run
-            continue
-        yield entry.pop("id"), Heard(**entry)
 
 
 def _plain(text: str) -> str:

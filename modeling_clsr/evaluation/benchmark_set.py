@@ -3,14 +3,13 @@
 Enters: passages and questions of a builder. Leaves: a folder that systems are measured on.
 """
 
-import gzip
 import hashlib
-import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..data.json_lines import read_json_lines, write_json_lines
 from ..data.manifest import Row, write_manifest
 
 # Words that a question has whatever it is about.
@@ -84,13 +83,6 @@ def shared_words(question: str, passage: str) -> float:
     return sum(word in said for word in content) / len(content) if content else 0.0
 
 
-def read_json_lines(path: Path) -> Iterator[dict]:
-    """Yield the objects of a `.jsonl` or `.jsonl.gz` file."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as file:
-        yield from map(json.loads, file)
-
-
 def draw(name: str) -> float:
     """Return a number in [0, 1) that depends on nothing but the name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big") / 2**64
@@ -98,11 +90,3 @@ def draw(name: str) -> float:
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[a-z0-9']+", text.lower())
-
-
-def write_json_lines(path: Path, records: list[dict]) -> None:
-    """Write the objects of a `.jsonl` file, whole or not at all."""
-    unfinished = path.with_name(path.name + ".tmp")
-    lines = [json.dumps(record, ensure_ascii=False) + "\n" for record in records]
-    unfinished.write_text("".join(lines), encoding="utf-8")
-    unfinished.replace(path)

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from ..data.json_lines import read_json_lines
 from ..data.manifest import read_manifest
 from ..hub.stamp import make_stamp, write_stamped
 from ..retrieval.doubt import Doubt, features
 from ..retrieval.encoder import Encoder
 from ..retrieval.index import SpeechIndex
 from ..retrieval.search import Hit
-from .benchmark_set import read_json_lines
 from .evaluator import load_set
 from .joining import write_joined
 from .scoring import KnownTexts

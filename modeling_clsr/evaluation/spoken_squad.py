@@ -10,11 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from ..data.json_lines import read_json_lines, write_json_lines
 from ..data.manifest import Row, read_manifest
 from ..data.synthesis import Utterance, read_word_times, speak_manifest
 from ..data.voices import TIMED_VOICES
 from ..data.word_times import find_answer
-from .benchmark_set import BenchmarkSet, Question, draw, read_json_lines, write_json_lines
+from .benchmark_set import BenchmarkSet, Question, draw
 from .joining import write_joined
 
 TEST_VOICE = "piper/joe"  # speaks no training clip

@@ -5,7 +5,6 @@ what is new.
 """
 
 import hashlib
-import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ..data.audio import load_audio
+from ..data.json_lines import keep_line, read_kept_lines
 from ..data.manifest import Row
 from ..data.passages import cut_passages
 from ..data.sampler import length_batches
@@ -74,14 +74,9 @@ class Cache:
     known: dict[str, Entry] = field(default_factory=dict)
 
     def _read(self) -> None:
-        if self.folder is not None and self.file.is_file():
-            for line in self.file.read_text(encoding="utf-8").splitlines():
-                try:
-                    row = json.loads(line)
-                except json.JSONDecodeError:  # the last line of a killed run
-                    continue
-                clip = row.pop("clip")
-                self.known[clip] = Entry(**row)
+        for row in read_kept_lines(self.file) if self.folder is not None else ():
+            clip = row.pop("clip")
+            self.known[clip] = Entry(**row)
 
     @property
     def file(self) -> Path:
@@ -109,9 +104,7 @@ class Cache:
     def _add(self, clip: str, entry: Entry) -> None:
         self.known[clip] = entry
         if self.folder is not None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with self.file.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"clip": clip} | vars(entry)) + "\n")
+            keep_line(self.file, {"clip": clip} | vars(entry))
 
 
 class TextSystem:

@@ -7,7 +7,6 @@ encoded once for all checkpoints of one speech encoder, and suspicious transcrip
 """
 
 import argparse
-import json
 import sys
 import zlib
 from collections.abc import Iterator
@@ -22,9 +21,9 @@ from tqdm import tqdm
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.augmentation import Augmentation, load_noises
+from modeling_clsr.data.json_lines import keep_line, read_kept_lines
 from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
 from modeling_clsr.data.sampler import length_batches
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.conditions import chosen_conditions, degrade
 from modeling_clsr.hub.release import checkpoint_folder
 from modeling_clsr.training.features import Shards, keep_states
@@ -122,7 +121,6 @@ def main() -> None:
     shard, shards = map(int, args.shard.split("/"))
     augment = noise_and_rooms(args.noise_dir, args.snr_db) if args.snr_db else None
     out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
     for entry in args.manifests:
         name, path = entry.split("=", 1)
         clips = distinct_clips(read_manifest(path, columns=columns, audio_root=args.audio_root))
@@ -139,12 +137,11 @@ def main() -> None:
                 rows = degrade(clips, condition, Path(args.noise_dir), Path(args.degraded) / name)
             label = name if condition.name == "clean" else f"{name}-{condition.name.replace(' ', '')}"
             file = out / (f"{label}.jsonl" if shards == 1 else f"{label}.{shard}.jsonl")
-            known = {entry["id"] for entry in read_json_lines(file)} if file.is_file() else set()
+            known = {entry["id"] for entry in read_kept_lines(file)}
             todo = [row for row in rows if row.id not in known]
             states = keep_states(model, processor, todo, Path(args.states) / label) if args.states else None
-            with file.open("a", encoding="utf-8") as target:
-                for heard in hear(model, Batches(todo, processor, augment, states), label, args.workers):
-                    target.write(json.dumps(heard, ensure_ascii=False) + "\n")
+            for heard in hear(model, Batches(todo, processor, augment, states), label, args.workers):
+                keep_line(file, heard)
 
 
 if __name__ == "__main__":

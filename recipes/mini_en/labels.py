@@ -14,8 +14,8 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from pathlib import Path
 
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
 
 HELD_OUT_FROM = 3800  # sentences of the last articles that are spoken; on them settings are chosen
 MAX_DURATION_S = 15.0  # bounds what a batch needs of a GPU's memory; few sentences are longer

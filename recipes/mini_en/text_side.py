@@ -26,9 +26,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from modeling_clsr import CLSRModel, CLSRProcessor
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import read_texts
-from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS, read_json_lines
+from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS
 from modeling_clsr.hub.release import checkpoint_folder
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.training.curve import CURVE_FILE, draw_curve

@@ -8,9 +8,10 @@ import pytest
 import soundfile
 
 from modeling_clsr.data.audio import load_audio
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.data.manifest import Row
 from modeling_clsr.evaluation import real_mix
-from modeling_clsr.evaluation.benchmark_set import read_json_lines, shared_words
+from modeling_clsr.evaluation.benchmark_set import shared_words
 from modeling_clsr.evaluation.real_mix import (
     PASSAGE_S,
     PAUSE_S,

@@ -6,8 +6,8 @@ import shutil
 
 import pytest
 
+from modeling_clsr.data.json_lines import read_json_lines
 from modeling_clsr.evaluation import spoken_squad
-from modeling_clsr.evaluation.benchmark_set import read_json_lines
 from modeling_clsr.evaluation.spoken_squad import (
     MINI_LETTERS,
     build_spoken_squad_full,
