@@ -69,35 +69,50 @@ def sentences(count: int, seed: int) -> list[Utterance]:
     ]
 
 
+def speak_pools(folder: Path, rows: int, held_out: int) -> list[Utterance]:
+    """Speak the sentences to train on and those held out, unless they are there; return both."""
+    made = sentences(rows + held_out, seed=0)
+    speak(made[:rows], folder, "train")
+    speak(made[rows:], folder, "held_out")
+    return made
+
+
+def speak(part: list[Utterance], folder: Path, name: str) -> Path:
+    """Speak sentences by the two voices, unless they are there; return their manifest."""
+    manifest = speak_manifest(part, folder / name, VOICES)
+    text = manifest.read_text(encoding="utf-8").replace('"clips/', f'"{name}/clips/')
+    (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+    return folder / f"{name}.jsonl"
+
+
 def train(arm: str, seed: int, folder: Path) -> Path:
     """Train one arm, unless its folder is finished; return its checkpoint."""
     recipe, *extra = ARMS[arm]
-    out = folder / f"{arm}-{seed}"
-    if (out / STAMP_FILE).is_file():
-        return out
     start = folder / f"recognition-{seed}"
     model = ["--model", str(start)] if arm in ("joint", "control") else ["--text", str(minilm_folder())]
-    argv = [
-        "--config",
-        recipe,
-        *model,
-        "--train_manifest",
-        str(folder / "train.jsonl"),
-        "--output_dir",
-        str(out),
-    ]
-    argv += "--use_cpu true --save_strategy no --disable_tqdm true --seed".split()
-    run(*parse_arguments([*argv, str(seed), *extra]))
+    return run_recipe(recipe, folder / "train.jsonl", folder / f"{arm}-{seed}", seed, *model, *extra)
+
+
+def run_recipe(recipe: str, manifest: Path, out: Path, seed: int, *arguments: str) -> Path:
+    """Run a recipe, unless its folder is finished; return the folder."""
+    if not (out / STAMP_FILE).is_file():
+        argv = ["--config", recipe, "--train_manifest", str(manifest), "--output_dir", str(out), *arguments]
+        argv += "--use_cpu true --save_strategy no --disable_tqdm true --seed".split()
+        run(*parse_arguments([*argv, str(seed)]))
     return out
+
+
+def load(checkpoint: Path, recipe: str) -> tuple[CLSRModel, CLSRProcessor]:
+    """Load what a recipe has trained, with the settings of its predictor."""
+    settings = yaml.safe_load(Path(recipe).read_text(encoding="utf-8"))
+    config = CLSRConfig.from_pretrained(checkpoint, tail_threshold=settings["tail_threshold"])
+    model = CLSRModel.from_pretrained(checkpoint, config=config).eval()
+    return model, CLSRProcessor.from_pretrained(checkpoint)
 
 
 def measure(arm: str, seed: int, folder: Path) -> dict:
     """Return an arm's hits on the training pool and on the held-out one, and its word errors."""
-    checkpoint = train(arm, seed, folder)
-    recipe = yaml.safe_load(Path(ARMS[arm][0]).read_text(encoding="utf-8"))
-    config = CLSRConfig.from_pretrained(checkpoint, tail_threshold=recipe["tail_threshold"])
-    model = CLSRModel.from_pretrained(checkpoint, config=config).eval()
-    processor = CLSRProcessor.from_pretrained(checkpoint)
+    model, processor = load(train(arm, seed, folder), ARMS[arm][0])
     result: dict = {"arm": arm, "seed": seed}
     for pool in ("train", "held_out"):
         rows = read_manifest(folder / f"{pool}.jsonl", needs=("audio", "question", "transcript"))
@@ -171,11 +186,7 @@ def main() -> None:
     stamp = make_stamp()
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(args.work or temporary)
-        made = sentences(args.rows + args.held_out, seed=0)
-        for name, part in (("train", made[: args.rows]), ("held_out", made[args.rows :])):
-            manifest = speak_manifest(part, folder / name, VOICES)
-            text = manifest.read_text(encoding="utf-8").replace('"clips/', f'"{name}/clips/')
-            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+        speak_pools(folder, args.rows, args.held_out)
         results = []
         for seed, arm in itertools.product(range(1, args.seeds + 1), ARMS):
             if arm == "dual" and seed > args.dual_seeds:
