@@ -111,14 +111,22 @@ COLLECTIONS = {
     "other_clips": "other clips",
     "new_questions": "learnt clips, new questions",
     "other_articles": "clips on other articles",
+    "noise": "other clips, in noise",
+    "quiet": "clips in quiet",
 }
 
 
-TRIALS = {"untranscribed": "no transcripts", "untranscribed_bank": "no transcripts, memory bank"}
+QUESTIONS_ALONE = "from_questions"  # has a script of its own
+# Trials with and without the retrieval gradient, by their results' names.
+TRIALS = {
+    QUESTIONS_ALONE: "tiny model, no transcripts in noise",
+    "untranscribed": "no transcripts",
+    "untranscribed_bank": "no transcripts, memory bank",
+}
 
 
 def untranscribed_table(trial: str) -> str:
-    """Return the Markdown table of `recipes/mini_en/untranscribed.sh`, which `benchmarks/bridge.py` measured."""
+    """Return the Markdown table of a trial of the retrieval gradient, which `benchmarks/bridge.py` measured."""
     result = read(trial)
     lines = [
         "| searched | ranked by | true words | before | `control` | `joint` | joint - control |",
@@ -483,7 +491,7 @@ def levers_table() -> str:
         line(
             f"retrieval gradient, against the same steps without, {trial}; {searched_of(row)}",
             f"R@1 {shown_difference(row['paired']['joint - control, dense'])}",
-            "bridge.py",
+            f"{name}.py" if name == QUESTIONS_ALONE else "bridge.py",
         )
         for name, trial in TRIALS.items()
         for row in read(name)["figures"]["rows"]
