@@ -466,19 +466,7 @@ def levers_table() -> str:
             + " | `recipes/mini_en/text_side.py` |"
         )
     if path_of(f"{MINI_EN}/uncertain").is_file():
-        sets = read(f"{MINI_EN}/uncertain")["figures"]
-        lines += [
-            line(
-                f"uncertain positions: {way}",
-                "; ".join(
-                    f"{name}: R@1 {shown_difference(found['ways'][way]['against_best'])}"
-                    for name, found in sets.items()
-                ),
-                "uncertain.py",
-            )
-            for way in next(iter(sets.values()))["ways"]
-            if way != "best"
-        ]
+        lines += uncertain_lines(read(f"{MINI_EN}/uncertain")["figures"])
     tiny = read("learning")["figures"]["paired"]["joint - control"]
     lines.append(
         line(
@@ -526,6 +514,25 @@ def letters_table() -> str:
             f"| {shown_difference(rows[LETTER_WEIGHT]['against_none'])} |"
         )
     return "\n".join(lines)
+
+
+def uncertain_lines(sets: dict) -> list[str]:
+    """Return a line for each kind of treating uncertain positions, with all its bounds."""
+    kinds: dict[str, list[str]] = {}
+    for way in next(iter(sets.values()))["ways"]:
+        if way != "best":
+            kinds.setdefault(way.rsplit(" ", 1)[0], []).append(way)
+    lines = []
+    for kind, ways in kinds.items():
+        figures = []
+        for name, found in sets.items():
+            tests = [found["ways"][way]["against_best"] for way in ways]
+            gains = ", ".join(f"{100 * test['difference']:+.1f}" for test in tests)
+            least = min(test["p_value"] for test in tests)
+            figures.append(f"{name}: R@1 {gains} points, least p = {least:.3f}")
+        bounds = ", ".join(way.rsplit(" ", 1)[1] for way in ways)
+        lines.append(line(f"uncertain positions: {kind} {bounds}", "; ".join(figures), "uncertain.py"))
+    return lines
 
 
 def text_side_table() -> str:
