@@ -35,7 +35,6 @@ from modeling_clsr.hub.stamp import make_stamp, write_stamped
 
 RECIPE = "recipes/sanm_tiny_questions.yaml"
 WEIGHTS: dict[str, tuple[str, ...]] = {"joint": (), "control": ("--contrastive_weight", "0")}
-SETS = ("noise", "quiet")
 NOISES = ("noise1", "noise2", "noise3")  # the others are kept for tests
 QUIET_ROWS, QUIET_HELD_OUT = 240, 200  # as learning.py
 DRAWN = 2000  # sentences of the grammar, 2,304 in all
@@ -74,9 +73,23 @@ def write_questions(rows: Sequence[Row], folder: Path) -> Path:
     return folder
 
 
-def hear(checkpoint: Path, recipe: str, rows: Sequence[Row]) -> list[str]:
+def hear(checkpoint: Path, rows: Sequence[Row]) -> list[str]:
     """Return what a checkpoint writes of every clip."""
-    return embed_and_rank(*load(checkpoint, recipe), rows)[1]
+    return embed_and_rank(*load(checkpoint, RECIPE), rows)[1]
+
+
+def train_arms(seed: int, learnt: Sequence[Row], folder: Path) -> dict[str, Path]:
+    """Train both arms of a seed, unless they are finished; return their checkpoints and the one before."""
+    start = train("recognition", seed, folder)
+    heard = zip(learnt, hear(start, learnt), strict=True)
+    rows = [replace(row, transcript=text) for row, text in heard if text.strip()]
+    manifest = folder / f"untranscribed-{seed}.jsonl"
+    write_manifest(manifest, [*read_manifest(folder / "train.jsonl"), *rows])
+    arms = {BEFORE: start}
+    for arm, extra in WEIGHTS.items():
+        out = folder / f"from_questions-{arm}-{seed}"
+        arms[arm] = run_recipe(RECIPE, manifest, out, seed, "--model", str(start), *extra)
+    return arms
 
 
 def main() -> None:
@@ -104,29 +117,18 @@ def main() -> None:
         learnt, searched = noisy[: args.rows], {"noise": noisy[args.rows :]}
         searched["quiet"] = read_manifest(folder / "held_out.jsonl")
         for seed in range(1, args.seeds + 1):
-            start = train("recognition", seed, folder)
-            heard = hear(start, RECIPE, learnt)
-            rows = [
-                replace(row, transcript=text) for row, text in zip(learnt, heard, strict=True) if text.strip()
-            ]
-            manifest = folder / f"untranscribed-{seed}.jsonl"
-            write_manifest(manifest, [*read_manifest(folder / "train.jsonl"), *rows])
-            arms = {BEFORE: start}
-            for arm, extra in WEIGHTS.items():
-                out = folder / f"from_questions-{arm}-{seed}"
-                arms[arm] = run_recipe(RECIPE, manifest, out, seed, "--model", str(start), *extra)
-            for (arm, checkpoint), name in itertools.product(arms.items(), SETS):
+            arms = train_arms(seed, learnt, folder)
+            for (arm, checkpoint), (name, rows) in itertools.product(arms.items(), searched.items()):
                 to = folder / "heard" / f"{arm}-{seed}"
                 to.mkdir(parents=True, exist_ok=True)
-                texts = hear(checkpoint, RECIPE, searched[name])
-                pairs = zip(searched[name], texts, strict=True)
-                write_json_lines(to / f"{name}.jsonl", [{"id": row.id, "text": text} for row, text in pairs])
+                texts = zip(rows, hear(checkpoint, rows), strict=True)
+                write_json_lines(to / f"{name}.jsonl", [{"id": row.id, "text": text} for row, text in texts])
         encode = KnownTexts(sentence_encoder(minilm_folder()))
         found = arms_of(folder / "heard")
         table = [
             row
-            for name in SETS
-            for row in compare(found, name, str(write_questions(searched[name], folder / name)), encode)
+            for name, rows in searched.items()
+            for row in compare(found, name, str(write_questions(rows, folder / name)), encode)
         ]
     print(json.dumps(table, indent=1))
     if args.json:
