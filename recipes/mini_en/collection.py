@@ -58,6 +58,11 @@ def read_short(manifest: str) -> list[Row]:
     return [row for row in read_manifest(manifest) if (row.duration or 0.0) <= MAX_DURATION_S]
 
 
+def read_learners(data: Path, every: int = 1) -> list[Row]:
+    """Read the clips of speechocean762, prompts read by learners of English, or one of so many."""
+    return read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::every]
+
+
 def write_questions(folder: Path, clips: list[Row], asked: list[Row]) -> None:
     """Write a set: the clips of some rows, each once, and the questions of others."""
     questions = [Question(row.id, row.question or "", row.context_id or "") for row in asked]

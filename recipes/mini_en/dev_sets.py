@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import soundfile
-from collection import write_questions
+from collection import read_learners, write_questions
 from hear import NOISE_SEED, noise_and_rooms
 from labels import sentence_number
 
@@ -54,7 +54,7 @@ def main() -> None:
         rows = [replace(row, audio=noisy[row.audio]) for row in rows]
         write_questions(args.out / f"{name}-noisy", rows, rows)
         print(f"{name}: {len(rows)} questions")
-    read = read_manifest(args.data / "speech" / "speechocean.jsonl", {"duration": "dur"}, args.data)[::EVERY]
+    read = read_learners(args.data, EVERY)
     texts = [(row.transcript or "").lower() for row in read]
     read = [replace(row, question=text, context_id=text) for row, text in zip(read, texts, strict=True)]
     write_questions(args.out / "read", read, read)

@@ -23,14 +23,13 @@ PYTHONPATH=$PYTHONPATH:$PWD/$R $PYTHON - "$DATA" "$EVERY" "$W" <<'PY'
 import sys
 from pathlib import Path
 
-from collection import read_short, write_questions
+from collection import read_learners, read_short, write_questions
 
-from modeling_clsr.data.manifest import distinct_clips, read_manifest, write_manifest
+from modeling_clsr.data.manifest import distinct_clips, write_manifest
 
 data, every, work = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 spoken = [row for name in ("squad", "more") for row in read_short(str(work / name / "manifest.jsonl"))]
-read = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::every]
-write_manifest(work / "asr.jsonl", [*distinct_clips(spoken), *read])
+write_manifest(work / "asr.jsonl", [*distinct_clips(spoken), *read_learners(data, every)])
 write_manifest(work / "joint.jsonl", spoken)
 held_out = read_short(str(work / "held" / "manifest.jsonl"))
 write_questions(work / "held_out", held_out, held_out)

@@ -14,14 +14,13 @@ PYTHONPATH=$PYTHONPATH:$PWD/recipes/mini_en $PYTHON - "$DATA" "$MANIFEST" "$CLIP
 import sys
 from pathlib import Path
 
-from collection import read_short
+from collection import read_learners, read_short
 
-from modeling_clsr.data.manifest import distinct_clips, read_manifest, write_manifest
+from modeling_clsr.data.manifest import distinct_clips, write_manifest
 
 data, manifest, clips, work = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
-read = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)
 made = distinct_clips(read_short(manifest))
-chosen = [rows[:: max(len(rows) // clips, 1)][:clips] for rows in (read, made)]
+chosen = [rows[:: max(len(rows) // clips, 1)][:clips] for rows in (read_learners(data), made)]
 write_manifest(work / "selfdistil.jsonl", [row for rows in chosen for row in rows])
 PY
 # shellcheck disable=SC2086

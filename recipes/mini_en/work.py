@@ -14,9 +14,9 @@ import shutil
 from pathlib import Path
 
 import torch
+from collection import read_learners
 from safetensors.torch import load_file, save
 
-from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.evaluation.conditions import TEST_NOISES, TEST_ROOMS
 from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.parts import minilm_folder, write_whisper_base
@@ -31,7 +31,7 @@ EVERY = 2  # of the read clips, to travel light
 
 def copy_clips(data: Path, out: Path) -> int:
     """Copy read clips and write their manifest; return how many."""
-    rows = read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::EVERY]
+    rows = read_learners(data, EVERY)
     (out / "ocean").mkdir(parents=True, exist_ok=True)
     with (out / "ocean.jsonl").open("w", encoding="utf-8") as file:
         for row in rows:
