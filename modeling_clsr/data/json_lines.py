@@ -24,14 +24,23 @@ def write_json_lines(path: Path, records: list[dict[str, Any]]) -> None:
 
 
 def read_kept_lines(path: Path) -> list[dict[str, Any]]:
-    """Return what `keep_line` has written so far; the line that a killed run was writing is cut off the file."""
+    """Return what `keep_line` has written so far.
+
+    The line that a killed run was writing is cut off the file; one that is broken further up is left out.
+    """
     if not path.is_file():
         return []
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
     if len(whole) < len(content):
         os.truncate(path, len(whole))
-    return [json.loads(line) for line in whole.splitlines()]
+    records = []
+    for line in whole.splitlines():
+        try:
+            records.append(json.loads(line))
+        except ValueError:  # what other versions wrote behind the line of a killed run
+            continue
+    return records
 
 
 def keep_line(path: Path, record: dict[str, Any]) -> None:

@@ -14,3 +14,9 @@ def test_kept_lines_survive_a_killed_run(tmp_path):
     assert read_kept_lines(file) == lines
     keep_line(file, {"id": "c"})
     assert list(read_json_lines(file)) == read_kept_lines(file) == [*lines, {"id": "c"}]
+
+
+def test_broken_line_further_up_is_left_out(tmp_path):
+    file = tmp_path / "heard.jsonl"
+    file.write_bytes(b'{"id": "a"}\n{"id": "b", "te{"id": "c"}\n{"id": "n\xc3\n{"id": "d"}\n')
+    assert read_kept_lines(file) == [{"id": "a"}, {"id": "d"}]

@@ -48,6 +48,7 @@ def test_killed_run_goes_on_and_other_thresholds_hear_nothing_again(tmp_path):
     label(rows[:1], recogniser, tmp_path / "out.jsonl", Confidence())
     with (tmp_path / "out.jsonl.heard").open("a") as file:
         file.write('{"id": "b", "te')  # killed while writing
+        file.write("\n")
     kept, refused = label(rows, recogniser, tmp_path / "out.jsonl", Confidence())
     assert asked == ["a", "b", "c"] and len(kept) == 3 and not refused
     kept, refused = label(rows, recogniser, tmp_path / "out.jsonl", Confidence(min_mean_log_prob=-0.3))
