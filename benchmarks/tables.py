@@ -116,10 +116,9 @@ COLLECTIONS = {
 }
 
 
-QUESTIONS_ALONE = "from_questions"  # has a script of its own
 # Trials with and without the retrieval gradient, by their results' names.
 TRIALS = {
-    QUESTIONS_ALONE: "tiny model, no transcripts in noise",
+    "from_questions": "tiny model, no transcripts in noise",
     "untranscribed": "no transcripts",
     "untranscribed_bank": "no transcripts, memory bank",
 }
@@ -479,10 +478,11 @@ def levers_table() -> str:
         line(
             f"retrieval gradient, against the same steps without, {trial}; {searched_of(row)}",
             f"R@1 {shown_difference(row['paired']['joint - control, dense'])}",
-            f"{name}.py" if name == QUESTIONS_ALONE else "bridge.py",
+            result["stamp"]["command"].split()[0],
         )
         for name, trial in TRIALS.items()
-        for row in read(name)["figures"]["rows"]
+        for result in (read(name),)
+        for row in result["figures"]["rows"]
     ]
     lines += [
         line(
