@@ -28,7 +28,7 @@ from modeling_clsr.data.augmentation import add_noise
 from modeling_clsr.data.json_lines import write_json_lines
 from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
 from modeling_clsr.data.synthesis import Utterance
-from modeling_clsr.evaluation.benchmark_set import BenchmarkSet, Question, write_set
+from modeling_clsr.evaluation.benchmark_set import write_questions
 from modeling_clsr.evaluation.scoring import KnownTexts, sentence_encoder
 from modeling_clsr.hub.parts import minilm_folder
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
@@ -62,15 +62,6 @@ def in_noise(rows: Sequence[Row], noises: Sequence[np.ndarray], snr_db: float, f
         soundfile.write(folder / f"{row.id}.flac", samples, SAMPLING_RATE)
         noisy.append(replace(row, audio=str(folder / f"{row.id}.flac")))
     return noisy
-
-
-def write_questions(rows: Sequence[Row], folder: Path) -> Path:
-    """Write clips and their questions as a set; each clip is its own passage."""
-    folder.mkdir(parents=True, exist_ok=True)
-    own = [replace(row, context_id=row.id) for row in rows]
-    questions = [Question(row.id, row.question or "", row.id) for row in own]
-    write_set(folder, BenchmarkSet(own, questions))
-    return folder
 
 
 def hear(checkpoint: Path, rows: Sequence[Row]) -> list[str]:
@@ -125,11 +116,10 @@ def main() -> None:
                 write_json_lines(to / f"{name}.jsonl", [{"id": row.id, "text": text} for row, text in texts])
         encode = KnownTexts(sentence_encoder(minilm_folder()))
         found = arms_of(folder / "heard")
-        table = [
-            row
-            for name, rows in searched.items()
-            for row in compare(found, name, str(write_questions(rows, folder / name)), encode)
-        ]
+        table = []
+        for name, rows in searched.items():
+            write_questions(folder / name, rows, rows)
+            table += compare(found, name, str(folder / name), encode)
     print(json.dumps(table, indent=1))
     if args.json:
         data = f"{args.rows} clips to learn from, noise at {args.snr_db:g} dB"

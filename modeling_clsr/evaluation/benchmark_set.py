@@ -5,12 +5,12 @@ Enters: passages and questions of a builder. Leaves: a folder that systems are m
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from ..data.json_lines import read_json_lines, write_json_lines
-from ..data.manifest import Row, write_manifest
+from ..data.manifest import Row, distinct_clips, write_manifest
 
 # Words that a question has whatever it is about.
 FUNCTION_WORDS = frozenset(
@@ -64,6 +64,13 @@ def write_set(folder: Path, content: BenchmarkSet) -> None:
         records = list(read_json_lines(path))
         write_json_lines(path, [record | {"split": content.splits[record["id"]]} for record in records])
     write_json_lines(folder / "questions.jsonl", [asdict(question) for question in content.questions])
+
+
+def write_questions(folder: Path, clips: Sequence[Row], asked: Sequence[Row]) -> None:
+    """Write a set: the clips of some rows, each once, and the questions of others."""
+    questions = [Question(row.id, row.question or "", row.context_id or "") for row in asked]
+    folder.mkdir(parents=True, exist_ok=True)
+    write_set(folder, BenchmarkSet(distinct_clips(clips), questions))
 
 
 def read_questions(folder: str | Path) -> list[Question]:

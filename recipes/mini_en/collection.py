@@ -16,8 +16,8 @@ from pathlib import Path
 
 from labels import MAX_DURATION_S, read_heard, sentence_number
 
-from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest, write_manifest
-from modeling_clsr.evaluation.benchmark_set import BenchmarkSet, Question, write_set
+from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
+from modeling_clsr.evaluation.benchmark_set import write_questions
 
 NAME = "collection"  # under which `hear.py` heard the clips
 HELD_OUT_EVERY = 3
@@ -61,13 +61,6 @@ def read_short(manifest: str) -> list[Row]:
 def read_learners(data: Path, every: int = 1) -> list[Row]:
     """Read the clips of speechocean762, prompts read by learners of English, or one of so many."""
     return read_manifest(data / "speech" / "speechocean.jsonl", {"duration": "dur"}, data)[::every]
-
-
-def write_questions(folder: Path, clips: list[Row], asked: list[Row]) -> None:
-    """Write a set: the clips of some rows, each once, and the questions of others."""
-    questions = [Question(row.id, row.question or "", row.context_id or "") for row in asked]
-    folder.mkdir(parents=True, exist_ok=True)
-    write_set(folder, BenchmarkSet(distinct_clips(clips), questions))
 
 
 if __name__ == "__main__":

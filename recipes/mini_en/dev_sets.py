@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import soundfile
-from collection import read_learners, write_questions
+from collection import read_learners
 from hear import NOISE_SEED, noise_and_rooms
 from labels import sentence_number
 
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
+from modeling_clsr.evaluation.benchmark_set import write_questions
 
 HELD_OUT = 200  # sentences, from the first on
 EVERY = 4  # of the read clips

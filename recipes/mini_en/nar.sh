@@ -23,9 +23,10 @@ PYTHONPATH=$PYTHONPATH:$PWD/$R $PYTHON - "$DATA" "$EVERY" "$W" <<'PY'
 import sys
 from pathlib import Path
 
-from collection import read_learners, read_short, write_questions
+from collection import read_learners, read_short
 
 from modeling_clsr.data.manifest import distinct_clips, write_manifest
+from modeling_clsr.evaluation.benchmark_set import write_questions
 
 data, every, work = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
 spoken = [row for name in ("squad", "more") for row in read_short(str(work / name / "manifest.jsonl"))]

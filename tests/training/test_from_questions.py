@@ -1,6 +1,7 @@
 """`benchmarks/from_questions.py`: sentences that nobody has heard, in noise of a stated level."""
 
 import importlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -42,9 +43,10 @@ def test_noise_has_its_level_and_depends_on_the_clip_alone(script, tmp_path):
     assert not np.allclose(added[0], added[1], atol=1e-3)
     (again,) = script.in_noise(rows[1:], noises, 10.0, tmp_path / "again")
     assert Path(again.audio).read_bytes() == Path(noisy[1].audio).read_bytes()
-    folder = script.write_questions(noisy, tmp_path / "set")
-    assert [row.context_id for row in read_manifest(folder / "passages.jsonl")] == ["a", "b"]
-    assert [(question.question, question.context_id) for question in read_questions(folder)] == [
+    own = [replace(row, context_id=row.id) for row in noisy]
+    script.write_questions(tmp_path / "set", own, own)
+    assert [row.context_id for row in read_manifest(tmp_path / "set/passages.jsonl")] == ["a", "b"]
+    assert [(question.question, question.context_id) for question in read_questions(tmp_path / "set")] == [
         ("who a", "a"),
         ("who b", "b"),
     ]
