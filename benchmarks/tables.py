@@ -113,6 +113,9 @@ COLLECTIONS = {
     "other_articles": "clips on other articles",
     "noise": "other clips, in noise",
     "quiet": "clips in quiet",
+    "held_out": "other sentences",
+    "real-mix": "real-mix",
+    "mini": "spoken-squad-mini",
 }
 
 
@@ -121,6 +124,7 @@ TRIALS = {
     "from_questions": "tiny model, no transcripts in noise",
     "untranscribed": "no transcripts",
     "untranscribed_bank": "no transcripts, memory bank",
+    "nar": "parallel recogniser",
 }
 
 
@@ -481,9 +485,22 @@ def levers_table() -> str:
             result["stamp"]["command"].split()[0],
         )
         for name, trial in TRIALS.items()
+        if path_of(name).is_file()
         for result in (read(name),)
         for row in result["figures"]["rows"]
     ]
+    if path_of("nar").is_file():
+        evaluated = read(f"{MINI_EN}/evaluation")["figures"]
+        lines += [
+            line(
+                f"parallel recogniser (word pieces, CIF) in place of Whisper's, {searched_of(row)}",
+                f"R@1 {shown_mean(row['arms']['joint']['recall_at_1_dense'])}; here "
+                f"{percent(evaluated[searched_of(row)]['systems']['clsr'], 'recall_at_1')}",
+                "bridge.py",
+            )
+            for row in read("nar")["figures"]["rows"]
+            if searched_of(row) in evaluated
+        ]
     lines += [
         line(
             f"speed: `{name}` in place of float32",
@@ -561,6 +578,11 @@ def changes_table() -> str:
 
 def line(what: str, figure: str, script: str) -> str:
     return f"| {what} | {figure} | `benchmarks/{script}` |"
+
+
+def shown_mean(row: dict) -> str:
+    low, high = row["interval"]
+    return f"{100 * row['mean']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def percent(row: dict, name: str) -> str:

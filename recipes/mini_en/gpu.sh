@@ -59,7 +59,7 @@ arm() { # kind, seed
 }
 text() { # name, more flags
   [[ -f $W/text-$1/dev.json ]] ||
-    $PYTHON $R/text_side.py --checkpoint "$W/checkpoint" --squad "$W/squad/manifest.jsonl" --heard "$W/heard" \
+    $PYTHON $R/text_side.py --checkpoint "$W/checkpoint" --squad "$W/text/squad_train_pairs.jsonl.gz" --heard "$W/heard" \
       --medquad "$W/text/medquad.jsonl.gz" --plain "$W/text/factbook_sentences.txt.gz,$W/text/ljspeech_texts.tsv.gz" \
       --out "$W/text-$1" --device $DEVICE --steps "$TEXT_STEPS" "${@:2}" &>"$W/log/text-$1"
 }

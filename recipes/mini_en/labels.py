@@ -64,6 +64,17 @@ def read_heard(folder: Path, name: str) -> dict[str, str]:
     }
 
 
+def read_versions(folder: Path) -> dict[str, tuple[str, ...]]:
+    """Read all that `hear.py` wrote: text spoken -> what was heard of it in quiet, then in noise (`…-noisy`)."""
+    files = sorted(folder.glob("*.jsonl"), key=lambda file: ("-noisy" in file.name, file.name))
+    versions: dict[str, tuple[str, ...]] = {}
+    for entry in (entry for file in files for entry in read_json_lines(file)):
+        if entry["text"]:
+            spoken = re.sub(r"-q\d+$", "", entry["id"])  # a clip is named by its first question
+            versions[spoken] = (*versions.get(spoken, ()), entry["text"])
+    return versions
+
+
 def sentence_number(row: Row) -> int:
     """Return the place of a spoken sentence in its file of texts."""
     return int((row.context_id or "").rsplit("-", 1)[1])

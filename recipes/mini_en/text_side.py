@@ -1,6 +1,6 @@
 r"""Post-training of the text encoder on recognised text: a list of passages for every question, ranked by a teacher.
 
-    python recipes/mini_en/text_side.py --squad speech/squad/manifest.jsonl --heard heard/base \
+    python recipes/mini_en/text_side.py --squad …/squad_train_pairs.jsonl.gz --heard heard/base \
         --asked recipes/mini_en/asked.jsonl.gz --medquad …/medquad.jsonl.gz --plain …/factbook_sentences.txt.gz \
         --out out/text
 
@@ -21,15 +21,15 @@ from pathlib import Path
 import numpy as np
 import torch
 from average import mix_weights
-from labels import HELD_OUT_FROM, read_heard, sentence_number
+from labels import HELD_OUT_FROM, read_versions
 from torch import Tensor
 from tqdm import tqdm
 
 from modeling_clsr import CLSRModel, CLSRProcessor
 from modeling_clsr.data.json_lines import read_json_lines
-from modeling_clsr.data.manifest import read_manifest
 from modeling_clsr.data.synthesis import read_texts
 from modeling_clsr.evaluation.benchmark_set import FUNCTION_WORDS
+from modeling_clsr.evaluation.significance import paired_test
 from modeling_clsr.hub.release import checkpoint_folder
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.training.curve import CURVE_FILE, draw_curve
@@ -121,28 +121,11 @@ class Words:
         return scores / np.maximum(scores.max(axis=1, keepdims=True), 1e-6)
 
 
-def read_sentences(manifest: str, heard: Path, unspoken: str | None = None) -> list[Sentence]:
-    """Read the spoken sentences in the order of their text, with what was heard of each, and those of `unspoken`."""
-    rows = read_manifest(manifest)
-    names = [name for name in ("squad", "squad-noisy") if read_heard(heard, name)]
-    versions = [read_heard(heard, name) for name in names]
-    spoken: dict[int, tuple[str, tuple[str, ...], list[str]]] = {}
-    for row in rows:
-        number = sentence_number(row)
-        if number not in spoken:
-            texts = tuple(version[row.id] for version in versions if version.get(row.id))
-            spoken[number] = (row.transcript or "", texts, [])
-        spoken[number][2].append(row.question or "")
-    for utterance in read_texts(unspoken, "sentence", "question") if unspoken else ():
-        spoken.setdefault(int(utterance.id.rsplit("-", 1)[1]), (utterance.text, (), [*utterance.questions]))
-    return [Sentence(true, texts, tuple(asked)) for _, (true, texts, asked) in sorted(spoken.items())]
-
-
-def read_asked(path: str) -> list[Sentence]:
-    """Read lines of books and invented speech in order, most with a question in other words; nobody spoke them."""
+def read_sentences(path: str, text: str, heard: dict[str, tuple[str, ...]]) -> list[Sentence]:
+    """Read the sentences of a file in order, with the questions on each and what was heard of those spoken."""
     return [
-        Sentence(row["text"], (), (row["question"],) if row["question"] else ())
-        for row in read_json_lines(Path(path))
+        Sentence(entry.text, heard.get(entry.id, ()), tuple(asked for asked in entry.questions if asked))
+        for entry in read_texts(path, text, "question")
     ]
 
 
@@ -195,23 +178,31 @@ def teach(teacher: Texts, words: Words, questions: list[str], passages: list[Pas
     return (1 - MOMENT_SHARE) * whole + MOMENT_SHARE * best + WORD_WEIGHT * counted
 
 
-def ranked_first(scores: Tensor, right: Tensor) -> float:
-    """Return the share of questions whose passage scores highest."""
-    return float((scores.argmax(dim=1) == right).float().mean())
+@dataclass(frozen=True)
+class Found:
+    """Whether each question of a pool finds its passage first, and the numbers of those passages, (Q,) both."""
+
+    hits: np.ndarray
+    passages: np.ndarray
 
 
 @torch.no_grad()
-def measure(student: Texts, pools: dict[str, list[Passage]]) -> dict[str, float]:
-    """Return R@1 by cosine in each pool, by its recognised words."""
+def measure(student: Texts, pools: dict[str, list[Passage]]) -> dict[str, Found]:
+    """Rank each pool by cosine with its recognised words."""
     found = {}
     for name, passages in pools.items():
         if not passages:
             continue
         questions = [question for passage in passages for question in passage.questions]
-        right = torch.tensor([n for n, passage in enumerate(passages) for _ in passage.questions])
+        right = np.array([n for n, passage in enumerate(passages) for _ in passage.questions])
         scores = student(questions) @ student([passage.heard for passage in passages]).T
-        found[name] = ranked_first(scores.cpu(), right)
+        found[name] = Found((scores.argmax(dim=1).cpu().numpy() == right).astype(float), right)
     return found
+
+
+def recall(found: dict[str, Found]) -> dict[str, float]:
+    """Return R@1 of each pool."""
+    return {name: float(pool.hits.mean()) for name, pool in found.items()}
 
 
 def listwise_loss(
@@ -293,10 +284,9 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--checkpoint", default="default")
-    parser.add_argument("--squad", required=True, help="manifest of spoken sentences with questions")
-    parser.add_argument("--heard", required=True, help="folder of hear.py, with squad and squad-noisy")
+    parser.add_argument("--squad", required=True, help="sentences of articles with questions")
     parser.add_argument(
-        "--texts", help="what --squad was spoken from: also learn from sentences that nobody spoke"
+        "--heard", required=True, help="folder of hear.py; of what is not in it the true words are read"
     )
     parser.add_argument("--asked", help="lines with questions in other words, see README.md")
     parser.add_argument("--medquad", help="questions and answers that nobody spoke")
@@ -331,8 +321,9 @@ def main() -> None:
     )
     for texts in (student, teacher):
         texts.model.requires_grad_(False)
-    sentences = read_sentences(args.squad, Path(args.heard), args.texts)
-    asked = read_asked(args.asked) if args.asked else []
+    heard = read_versions(Path(args.heard))
+    sentences = read_sentences(args.squad, "sentence", heard)
+    asked = read_sentences(args.asked, "text", heard) if args.asked else []
     held_out = slice(args.held_out_from, args.held_out_from + args.held_out)
     chance = random.Random(0)
     medical = medical_passages(args.medquad, chance) if args.medquad else []
@@ -364,17 +355,23 @@ def main() -> None:
     }
     curve = train(student, teacher, data, args)
     tuned = {name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()}
-    mixed = {}
+    mixed, gains = {}, {}
     for share in (0.25, 0.5, 0.75, 1.0):
         student.model.text_model.load_state_dict(mix_weights(weights, tuned, share))
-        mixed[str(share)] = measure(student, pools)
+        after = measure(student, pools)
+        mixed[str(share)] = recall(after)
+        gains[str(share)] = {
+            name: vars(paired_test(pool.hits, before[name].hits, pool.passages))
+            for name, pool in after.items()
+        }
     student.model.text_model.save_pretrained(out)
     draw_curve(curve, out / CURVE_FILE)
     sizes = {name: len(content) for name, content in data.items() if name != "words"}
     settings = {name: value for name, value in vars(args).items() if name not in PATHS}
-    figures = {"before": before, "after": mixed, "curve": curve, "seconds": time.perf_counter() - start}
+    figures = {"before": recall(before), "after": mixed, "after - before": gains, "curve": curve}
+    figures["seconds"] = time.perf_counter() - start
     write_stamped(out / "dev.json", figures, stamp, settings=settings, texts=sizes)
-    print(json.dumps({"before": before, "after": mixed, "loss": [curve[0], curve[-1]]}))
+    print(json.dumps({"before": recall(before), "after": mixed, "loss": [curve[0], curve[-1]]}))
 
 
 if __name__ == "__main__":

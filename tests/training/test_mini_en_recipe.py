@@ -6,6 +6,7 @@ import random
 import runpy
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from modeling_clsr import CLSRModel, CLSRProcessor
-from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
 from modeling_clsr.evaluation.evaluator import load_set
 from modeling_clsr.training.arguments import ModelArguments
 from modeling_clsr.training.build import build_model
@@ -37,16 +38,14 @@ def run(monkeypatch, script: str, *arguments) -> None:
 
 @pytest.fixture
 def spoken(tmp_path) -> Path:
-    """Sixty spoken sentences, and what was heard of them: the same words, and in noise the first word lost."""
-    rows = tone_rows(tmp_path / "squad", 60)
-    numbered = [
-        json.dumps(
-            {"id": row.id, "audio": row.audio, "transcript": row.transcript, "question": row.question}
-        )[:-1]
-        + f', "context_id": "s-{number:06d}"}}'
-        for number, row in enumerate(rows)
+    """Sixty sentences, spoken, and what was heard of them: the same words, and in noise the first word lost."""
+    rows = [
+        replace(row, id=f"s-{number:06d}-q0", context_id=f"s-{number:06d}")
+        for number, row in enumerate(tone_rows(tmp_path / "squad", 60))
     ]
-    (tmp_path / "squad" / "manifest.jsonl").write_text("\n".join(numbered) + "\n")
+    write_manifest(tmp_path / "squad" / "manifest.jsonl", rows)
+    texts = [{"sentence": row.transcript, "question": row.question} for row in rows]
+    (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, texts)) + "\n")
     (tmp_path / "heard").mkdir()
     for name, cut in (("squad.0", 0), ("squad-noisy", 1)):
         heard = [{"id": row.id, "text": " ".join(row.transcript.split()[cut:])} for row in rows]
@@ -103,17 +102,26 @@ def test_passages_hold_each_sentence_once_in_order_with_its_questions():
     assert "clean" in mixed and "noisy" in mixed
 
 
-def test_sentences_that_nobody_spoke_come_from_the_texts(spoken, tmp_path):
+def test_sentences_have_what_was_heard_in_quiet_then_in_noise(tmp_path):
     text_side = importlib.import_module("text_side")
-    lines = [{"sentence": f"text {n // 2}", "question": f"who {n}"} for n in range(124)]  # two to a sentence
+    read_versions = importlib.import_module("labels").read_versions
+    lines = [{"sentence": f"text {n // 2}", "question": f"who {n}"} for n in range(6)]  # two to a sentence
+    lines.append({"sentence": "text 3", "question": None})
     (tmp_path / "s.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    manifest = spoken / "squad" / "manifest.jsonl"
-    alone = text_side.read_sentences(str(manifest), spoken / "heard")
-    found = text_side.read_sentences(str(manifest), spoken / "heard", str(tmp_path / "s.jsonl"))
-    assert found[:60] == alone and all(sentence.heard for sentence in alone)
-    assert found[60:] == [
-        text_side.Sentence("text 60", (), ("who 120", "who 121")),
-        text_side.Sentence("text 61", (), ("who 122", "who 123")),
+    heard = {
+        "a-noisy.0": [{"id": "s-000000-q0", "text": "noise"}, {"id": "s-000001-q0", "text": ""}],
+        "a": [{"id": "s-000000-q0", "text": "Text zero."}],
+        "b": [{"id": "s-000003", "text": "Text three."}],
+    }
+    (tmp_path / "heard").mkdir()
+    for name, entries in heard.items():
+        (tmp_path / "heard" / f"{name}.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n")
+    versions = read_versions(tmp_path / "heard")
+    assert text_side.read_sentences(str(tmp_path / "s.jsonl"), "sentence", versions) == [
+        text_side.Sentence("text 0", ("Text zero.", "noise"), ("who 0", "who 1")),
+        text_side.Sentence("text 1", (), ("who 2", "who 3")),
+        text_side.Sentence("text 2", (), ("who 4", "who 5")),
+        text_side.Sentence("text 3", ("Text three.",), ()),
     ]
 
 
@@ -177,7 +185,7 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
         run(
             monkeypatch,
             "text_side.py",
-            *("--checkpoint", tiny_checkpoint, "--squad", spoken / "squad" / "manifest.jsonl"),
+            *("--checkpoint", tiny_checkpoint, "--squad", spoken / "s.jsonl"),
             *("--heard", spoken / "heard", "--plain", plain, "--out", tmp_path / name, "--steps", 25),
             *("--held_out_from", 40, "--learning_rate", rate, "--anchor_weight", 0, "--device", "cpu"),
             *("--asked", asked, "--asked_held_out", 4, "--asked_stretch", 6),
@@ -193,6 +201,11 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
         "0.75",
         "1.0",
     }
+    gain = found["after - before"]["1.0"]["squad, noisy"]
+    assert gain["difference"] == pytest.approx(
+        found["after"]["1.0"]["squad, noisy"] - found["before"]["squad, noisy"]
+    )
+    assert gain["low"] <= gain["difference"] <= gain["high"]
     still = json.loads((tmp_path / "slow" / "dev.json").read_text())["figures"]
     assert still["after"]["1.0"] == still["before"]
     assert (tmp_path / "fast" / "model.safetensors").is_file()
@@ -209,7 +222,7 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
 def test_text_side_goes_on_where_it_was_stopped(spoken, tiny_checkpoint, tmp_path, monkeypatch):
     text_side = importlib.import_module("text_side")
     monkeypatch.setattr(text_side, "SAVE_STEPS", 2)
-    settings = ("--checkpoint", tiny_checkpoint, "--squad", spoken / "squad" / "manifest.jsonl", "--heard")
+    settings = ("--checkpoint", tiny_checkpoint, "--squad", spoken / "s.jsonl", "--heard")
     settings += (spoken / "heard", "--held_out_from", 40, "--steps", 5, "--device", "cpu", "--out")
     saved = torch.save
 
