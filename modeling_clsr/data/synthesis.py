@@ -138,7 +138,7 @@ def read_texts(
     Args:
         path: `.jsonl`, `.tsv` (id, text) or `.txt`, one entry a line, also with `.gz`.
         text: field of the JSON Lines.
-        question: field of a question; lines with the same text become one clip with several questions.
+        question: field of a question, which may be null; lines with the same text become one clip with several questions.
         join_to: join neighbouring texts until a clip has this many characters; 0 speaks each alone.
     """
     path = Path(path)
@@ -149,7 +149,7 @@ def read_texts(
         for line in file:
             if ".jsonl" in path.name:
                 entry = json.loads(line)
-                asked = [entry[question]] if question else []
+                asked = [entry[question]] if question and entry[question] else []
                 questions.setdefault(" ".join(str(entry[text]).split()), []).extend(asked)
             else:
                 questions.setdefault(" ".join(line.split("\t")[-1].split()), [])

@@ -14,13 +14,13 @@ from pathlib import Path
 import soundfile
 from collection import read_learners
 from hear import NOISE_SEED, noise_and_rooms
+from held_out import FIRST
 from labels import sentence_number
 
 from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
 from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
 from modeling_clsr.evaluation.benchmark_set import write_questions
 
-HELD_OUT = 200  # sentences, from the first on
 EVERY = 4  # of the read clips
 
 
@@ -49,7 +49,7 @@ def main() -> None:
     args = parser.parse_args()
     for entry in args.made:
         name, manifest = entry.split("=", 1)
-        rows = [row for row in read_manifest(manifest) if sentence_number(row) < HELD_OUT]
+        rows = [row for row in read_manifest(manifest) if sentence_number(row) < FIRST]
         write_questions(args.out / name, rows, rows)
         noisy = add_noises(rows, args.noise_dir, args.out / f"{name}-noisy")
         rows = [replace(row, audio=noisy[row.audio]) for row in rows]

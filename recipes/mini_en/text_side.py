@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from average import mix_weights
+from held_out import LAST
 from labels import HELD_OUT_FROM, read_versions
 from torch import Tensor
 from tqdm import tqdm
@@ -124,7 +125,7 @@ class Words:
 def read_sentences(path: str, text: str, heard: dict[str, tuple[str, ...]]) -> list[Sentence]:
     """Read the sentences of a file in order, with the questions on each and what was heard of those spoken."""
     return [
-        Sentence(entry.text, heard.get(entry.id, ()), tuple(asked for asked in entry.questions if asked))
+        Sentence(entry.text, heard.get(entry.id, ()), entry.questions)
         for entry in read_texts(path, text, "question")
     ]
 
@@ -307,7 +308,7 @@ def main() -> None:
         "--held_out_from", type=int, default=HELD_OUT_FROM, help="first sentence that is not learnt"
     )
     parser.add_argument("--held_out", type=int, default=400, help="how many are not")
-    parser.add_argument("--asked_held_out", type=int, default=850, help="of the last lines of --asked")
+    parser.add_argument("--asked_held_out", type=int, default=LAST, help="of the last lines of --asked")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()

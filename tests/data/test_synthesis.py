@@ -85,6 +85,15 @@ def test_training_and_test_share_neither_texts_nor_voices():
         split_by_text_and_voice(texts, ["piper/joe"], ["piper/joe"])
 
 
+def test_text_without_a_question_is_a_row_without_one(tmp_path):
+    file = tmp_path / "pairs.jsonl"
+    file.write_text('{"text": "It rained.", "question": null}\n{"text": "He ran.", "question": "Who ran?"}\n')
+    assert list(read_texts(file, question="question")) == [
+        Utterance("pairs-000000", "It rained."),
+        Utterance("pairs-000001", "He ran.", questions=("Who ran?",)),
+    ]
+
+
 def test_texts_are_joined_to_the_length_asked_for(tmp_path):
     file = tmp_path / "few.txt"
     file.write_text("One is here.\nTwo is here.\nThree is here.\n")

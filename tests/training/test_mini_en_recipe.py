@@ -125,6 +125,18 @@ def test_sentences_have_what_was_heard_in_quiet_then_in_noise(tmp_path):
     ]
 
 
+def test_what_is_held_out_has_questions_that_are_not_learnt(monkeypatch):
+    held_out = importlib.import_module("held_out")
+    monkeypatch.setattr(held_out, "FIRST", 2)
+    monkeypatch.setattr(held_out, "LAST", 3)
+    articles, asked = (
+        [Row(f"{stem}{n}", "a.wav", question="who", context_id=f"{stem}-{n:06d}") for n in range(8)]
+        for stem in ("s", "a")
+    )
+    asked[6] = replace(asked[6], question=None)
+    assert [row.id for row in held_out.held_out(articles, asked)] == ["s0", "s1", "a5", "a7"]
+
+
 def test_words_agree_with_a_library():
     bm25s = pytest.importorskip("bm25s", reason="the extra eval is not installed")
     text_side = importlib.import_module("text_side")
@@ -397,7 +409,7 @@ def test_settings_are_chosen_on_sentences_that_the_text_encoder_has_not_learnt(s
     entries = [{"id": row.id, "audio": row.audio, "transcript": "SEA AND BEE", "dur": 1.0} for row in rows]
     (read / "speechocean.jsonl").write_text("\n".join(map(json.dumps, entries)) + "\n")
     manifest = spoken / "squad" / "manifest.jsonl"
-    monkeypatch.setattr(importlib.import_module("dev_sets"), "HELD_OUT", 20)
+    monkeypatch.setattr(importlib.import_module("dev_sets"), "FIRST", 20)
     folders = ("--noise_dir", noises, "--out", tmp_path / "dev")
     argv = ["dev_sets.py", tmp_path / "data", "--made", f"squad={manifest}", *folders]
     monkeypatch.setattr(sys, "argv", [*map(str, argv)])
