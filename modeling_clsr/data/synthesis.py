@@ -138,7 +138,7 @@ def read_texts(
     Args:
         path: `.jsonl`, `.tsv` (id, text) or `.txt`, one entry a line, also with `.gz`.
         text: field of the JSON Lines.
-        question: field of a question, which may be null; lines with the same text become one clip with several questions.
+        question: field of a question, or null; lines with the same text become one clip with several questions.
         join_to: join neighbouring texts until a clip has this many characters; 0 speaks each alone.
     """
     path = Path(path)

@@ -54,6 +54,8 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         longest = float(built.model.config.max_audio_s)
         rows = drop_long_rows(rows, longest, data_args.skip_bad_rows)
         pool = None if pool is None else drop_long_rows(pool, longest, data_args.skip_bad_rows)
+        if "transcript" in STAGES[args.stage].needs:
+            rows = drop_unspelt_rows(rows, built, data_args.skip_bad_rows)
     fill_statistics(built, rows, args.seed)
     cast(torch.nn.Module, built.model).to(args.device)  # the caches are made there, too
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
@@ -131,16 +133,45 @@ def drop_long_rows(rows: list[Row], longest: float, skip: bool) -> list[Row]:
     Raises:
         ValueError: a clip is too long and `skip` is off.
     """
-    long = [row for row in rows if (row.duration or 0.0) > longest]
-    if long and not skip:
+    long = {
+        place: f"is {row.duration:.2f} s" for place, row in enumerate(rows) if (row.duration or 0.0) > longest
+    }
+    remedy = "cut it with data.passages.cut_passages"
+    return _without(rows, long, f"one pass takes at most {longest:g} s", remedy, skip)
+
+
+def drop_unspelt_rows(rows: list[Row], built: Built, skip: bool) -> list[Row]:
+    """Refuse transcripts that a parallel recogniser's vocabulary does not spell, or leave them out and list them.
+
+    Raises:
+        ValueError: there is one and `skip` is off.
+    """
+    known = set(built.model.config.vocabulary_ids or ())
+    if not known or not rows:
+        return rows
+    tokenizer = built.transcript_tokenizer
+    texts = [row.transcript or "" for row in rows]
+    spelt = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    unspelt = {
+        place: f"needs the token {tokenizer.convert_ids_to_tokens(min(lost))!r}"
+        for place, tokens in enumerate(spelt)
+        if (lost := set(tokens) - known)
+    }
+    why = f"it is not among the {len(known)} of vocabulary_ids"
+    return _without(rows, unspelt, why, "correct the transcript", skip)
+
+
+def _without(rows: list[Row], bad: dict[int, str], why: str, remedy: str, skip: bool) -> list[Row]:
+    """Return the rows whose places are not in `bad`, which says what is wrong with each; refuse them unless `skip`."""
+    if not bad:
+        return rows
+    named = [f"{rows[place].id} {what}" for place, what in bad.items()]
+    if not skip:
         raise ValueError(
-            f"row {long[0].id} is {long[0].duration:.2f} s but one pass takes at most {longest:g} s "
-            f"({len(long)} such rows); cut it with data.passages.cut_passages or pass --skip_bad_rows true"
+            f"row {named[0]} but {why} ({len(bad)} such rows); {remedy} or pass --skip_bad_rows true"
         )
-    if long:
-        names = ", ".join(f"{row.id} ({row.duration:.1f} s)" for row in long[:10])
-        logger.warning("%d rows are longer than %g s and were skipped: %s", len(long), longest, names)
-    return [row for row in rows if (row.duration or 0.0) <= longest]
+    logger.warning("%d rows were skipped, as %s: %s", len(bad), why, ", ".join(named[:10]))
+    return [row for place, row in enumerate(rows) if place not in bad]
 
 
 def open_stream(data_args: DataArguments, args: CLSRTrainingArguments) -> Iterator[Row]:

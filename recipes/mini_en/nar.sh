@@ -39,7 +39,7 @@ train() { # arm, manifest, more arguments
   # shellcheck disable=SC2086
   [[ -f $W/$1/stamp.json ]] ||
     $PYTHON train_clsr.py --config $R/nar_cpu.yaml --train_manifest "$W/$2.jsonl" --output_dir "$W/$1" \
-      --cache_dir "$W/states" --report_to none "${@:3}" ${FLAGS:-}
+      --cache_dir "$W/states" --report_to none --skip_bad_rows true "${@:3}" ${FLAGS:-}
 }
 hear() { # arm, its name if another one
   $PYTHON $R/hear.py real-mix="$SETS/real-mix/passages.jsonl" mini="$SETS/spoken-squad-mini/passages.jsonl" \

@@ -248,7 +248,19 @@ def test_clips_longer_than_one_pass_are_named_or_skipped(sanm, caplog):
         train(sanm, "--max_steps", "1")
     made = train(sanm, "--max_steps", "1", "--skip_bad_rows", "true")
     assert len(made.train_dataset) == 7
-    assert "1 rows are longer than 30 s and were skipped: r0 (31.0 s)" in caplog.text
+    assert "1 rows were skipped, as one pass takes at most 30 s: r0 is 31.00 s" in caplog.text
+
+
+def test_transcripts_that_the_vocabulary_does_not_spell_are_named_or_skipped(sanm, caplog):
+    file = sanm / "tones" / "rows.jsonl"
+    lines = file.read_text().splitlines()
+    lines[2] = json.dumps(json.loads(lines[2]) | {"transcript": "the ❤ sea"})
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"row r2 needs the token '\[UNK\]' but it is not among the \d+ of"):
+        train(sanm, "--max_steps", "1")
+    made = train(sanm, "--max_steps", "1", "--skip_bad_rows", "true")
+    assert [row.id for row in made.train_dataset.rows] == ["r0", "r1", *(f"r{n}" for n in range(3, 8))]
+    assert "r2 needs the token" in caplog.text
 
 
 def test_hugging_face_data_set_trains_without_torchcodec(sanm):
