@@ -22,7 +22,7 @@ from sentence_transformers import SentenceTransformer
 
 from modeling_clsr import CLSRConfig, CLSRModel, CLSRProcessor
 from modeling_clsr.data.collator import Collator
-from modeling_clsr.data.manifest import read_manifest
+from modeling_clsr.data.manifest import read_manifest, write_manifest
 from modeling_clsr.data.synthesis import Utterance, speak_manifest
 from modeling_clsr.evaluation.metrics import word_error_rate
 from modeling_clsr.evaluation.ranking import hit_chances
@@ -79,10 +79,8 @@ def speak_pools(folder: Path, rows: int, held_out: int) -> list[Utterance]:
 
 def speak(part: list[Utterance], folder: Path, name: str) -> Path:
     """Speak sentences by the two voices, unless they are there; return their manifest."""
-    manifest = speak_manifest(part, folder / name, VOICES)
-    text = manifest.read_text(encoding="utf-8").replace('"clips/', f'"{name}/clips/')
-    (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
-    return folder / f"{name}.jsonl"
+    spoken = read_manifest(speak_manifest(part, folder / name, VOICES))
+    return write_manifest(folder / f"{name}.jsonl", spoken)
 
 
 def train(arm: str, seed: int, folder: Path) -> Path:

@@ -83,7 +83,8 @@ class CLSRConfig(PreTrainedConfig):
             are the ablations.
         adaptor_temperature: temperature of the softmax that carries the gradient back (the paper's gamma).
         adaptor_num_best: rows that "expected" mixes.
-        draft_passes: parallel passes of the "whisper" decoder over the predictor's draft; 0 writes token by token.
+        draft_passes: passes of the "whisper" decoder: one over the predictor's vectors, all at once (the paper's way),
+            and further, causal ones over what the pass before wrote; 0 writes token by token.
         vocabulary_ids: the text encoder's tokens that the decoder can write, in the order of its output rows; all
             of them if empty.
         tie_output: score tokens by the text encoder's word embeddings instead of an output layer of its own.

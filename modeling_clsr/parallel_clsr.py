@@ -79,6 +79,10 @@ class ParallelRecognizer(nn.Module):
             )  # the blank comes last
         same = encoder_size == decoder_size
         self.bridge: nn.Module = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
+        if (
+            config.decoder_type == "whisper"
+        ):  # its inputs are token rows, far smaller than states of the encoder
+            self.bridge = nn.Sequential(nn.LayerNorm(encoder_size), nn.Linear(encoder_size, decoder_size))
         self.memory_bridge: nn.Module = nn.Identity()
         if config.decoder_type == "sanm":
             self.decoder: Any = SANMDecoder(decoder)
@@ -112,25 +116,27 @@ class ParallelRecognizer(nn.Module):
             labels: (B, U) output rows of the true tokens, -100 on padding; they fix the number of tokens.
         """
         truth = labels
-        if self.config.decoder_type == "whisper" and labels is None and self.config.draft_passes == 0:
+        passes = self.config.draft_passes if self.config.decoder_type == "whisper" else 1
+        if passes == 0 and labels is None:
             labels = self.decode_greedily(speech)
         found = self._predict(speech, labels)
         token_mask = cast(Tensor, found.token_mask) if labels is None else labels >= 0
-        states = self.bridge(cast(Tensor, found.token_states).to(self._dtype()))  # (B, U, H)
-        draft = ends = None
-        if self.config.decoder_type == "whisper":
-            draft = self._score(states, table)  # (B, U, V)
-            start = draft.argmax(dim=-1) if labels is None else labels.clamp(min=0)
-            passes = self.config.draft_passes if labels is None else 1
-            hidden, logits, ends = self._correct(start, passes, token_mask, speech)
+        ends = None
+        if passes == 0:
+            hidden, logits, ends = self._correct(cast(Tensor, labels).clamp(min=0), 1, token_mask, speech)
         else:
+            states = self.bridge(cast(Tensor, found.token_states).to(self._dtype()))  # (B, U, H)
             if truth is not None and self.training:
                 with torch.no_grad():
                     first = self._score(self._decode(states, token_mask, speech), table).argmax(dim=-1)
                 states = self.sampler(states, first, truth, self._output_rows(table))
             hidden = self._decode(states, token_mask, speech)
-            logits = self._score(hidden, table)
-        losses = {} if truth is None else self._losses(found, logits, truth, speech, draft, ends)
+            logits = self._score(hidden, table)  # (B, U, V)
+            if passes > 1 and truth is not None and self.training:
+                ends = self._correct(truth.clamp(min=0), 1, token_mask, speech)[2]
+            elif passes > 1:
+                hidden, logits, _ = self._correct(logits.argmax(dim=-1), passes - 1, token_mask, speech)
+        losses = {} if truth is None else self._losses(found, logits, truth, speech, ends)
         return ParallelOutput(
             logits=logits,
             token_mask=token_mask,
@@ -189,12 +195,15 @@ class ParallelRecognizer(nn.Module):
 
     def _decode(self, states: Tensor, token_mask: Tensor, speech: SpeechStates) -> Tensor:
         memory = self.memory_bridge(speech.states)
-        return self.decoder(states, token_mask, memory, speech.mask).last_hidden_state
+        if self.config.decoder_type == "sanm":
+            return self.decoder(states, token_mask, memory, speech.mask).last_hidden_state
+        found = self.decoder(None, memory, speech.mask, token_states=states, token_mask=token_mask)
+        return found.last_hidden_state.masked_fill(~token_mask.unsqueeze(-1), 0.0)
 
     def _correct(
         self, draft: Tensor, num_passes: int, token_mask: Tensor, speech: SpeechStates
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Run the causal Whisper decoder in parallel over a draft, then over its own answer, and so on.
+        """Run the Whisper decoder, causal, in parallel over a draft, then over its own answer, and so on.
 
         Returns:
             States (B, U, H) and scores (B, U, V) of the tokens; scores (B, U + 1, V + 1) with the end, for the loss.
@@ -214,13 +223,15 @@ class ParallelRecognizer(nn.Module):
         if self.config.tie_output:
             return self.output_projection(hidden) @ table.T.to(hidden.dtype) + self.output_bias
         if self.config.decoder_type == "whisper":
-            return hidden @ self.decoder.embed_tokens.weight[: self.end_row].T
+            return hidden @ self._output_rows(table).T
         return self.output_layer(hidden)
 
     def _output_rows(self, table: Tensor) -> Tensor:
         """Return the rows that the sampler shows, (V, H): those that the output layer scores tokens with."""
         if self.config.tie_output:
             return table.to(self.output_projection.weight.dtype) @ self.output_projection.weight
+        if self.config.decoder_type == "whisper":
+            return self.decoder.embed_tokens.weight[: self.end_row]
         return self.output_layer.weight
 
     def _losses(
@@ -229,18 +240,18 @@ class ParallelRecognizer(nn.Module):
         logits: Tensor,
         labels: Tensor,
         speech: SpeechStates,
-        draft: Tensor | None,
         ends: Tensor | None,
     ) -> dict[str, Tensor]:
-        """Return the losses; a Whisper decoder learns where to end, and the predictor's draft is trained beside it."""
+        """Return the losses; `ends` are scores of a Whisper decoder that reads tokens and learns where to end."""
         smoothing = self.config.label_smoothing
-        if draft is None or ends is None:
-            recognition = recognition_loss(logits, labels, smoothing)
-        else:
+        losses = []
+        if ends is None or self.config.draft_passes > 0:
+            losses.append(recognition_loss(logits, labels, smoothing))
+        if ends is not None:
             lengths = (labels >= 0).sum(dim=-1, keepdim=True)
             with_end = F.pad(labels, (0, 1), value=IGNORED_ID).scatter(1, lengths, self.end_row)
-            recognition = recognition_loss(ends, with_end, smoothing)
-            recognition = (recognition + recognition_loss(draft, labels, smoothing)) / 2
+            losses.append(recognition_loss(ends, with_end, smoothing))
+        recognition = torch.stack(losses).mean()
         if self.config.minimum_error_weight:
             recognition = recognition + self.config.minimum_error_weight * minimum_error_loss(logits, labels)
         if isinstance(self.predictor, CIFPredictor):

@@ -159,6 +159,9 @@ def start_parallel_weights(recognizer: Any, speech: Any, speech_tokenizer, text_
             ids = speech_tokenizer.encode(strings[token], add_special_tokens=False) if strings[token] else []
             if ids:
                 target[row] = rows[ids].mean(dim=0)
+        # The predictor's vectors enter where token rows do, as large as those.
+        nn.init.orthogonal_(recognizer.bridge[1].weight)
+        recognizer.bridge[0].weight.fill_(float(target.std()))
         target[recognizer.start_row] = rows[source.config.decoder_start_token_id]
         target[recognizer.end_row] = rows[source.config.eos_token_id]
 

@@ -94,21 +94,39 @@ class CrossMaskedWhisperDecoder(WhisperDecoder):
 
     def forward(
         self,
-        input_ids: Tensor,
+        input_ids: Tensor | None,
         encoder_hidden_states: Tensor,
         encoder_attention_mask: Tensor | None = None,
         cache=None,
         use_cache: bool | None = None,
+        token_states: Tensor | None = None,
+        token_mask: Tensor | None = None,
         **kwargs,
     ) -> BaseModelOutputWithPastAndCrossAttentions:
-        """Decode `input_ids`, (B, L), against `encoder_hidden_states`, (B, F, H), seen where the mask is 1."""
+        """Decode against `encoder_hidden_states`, (B, F, H), seen where their mask is 1.
+
+        Args:
+            input_ids: (B, L) tokens, each of which sees those before it; or None with `token_states`.
+            encoder_hidden_states: (B, F, H).
+            encoder_attention_mask: (B, F).
+            cache: of the tokens before these.
+            use_cache: whether it is filled.
+            token_states: (B, L, H) vectors in place of tokens, all of which see each other.
+            token_mask: (B, L), 1 on real ones.
+            **kwargs: passed to the attention layers.
+        """
         past = cache.get_seq_length() if cache is not None else 0
-        embeds = self.embed_tokens(input_ids)
-        hidden = embeds + self.embed_positions(input_ids, cache_length=past)
+        embeds = self.embed_tokens(input_ids) if token_states is None else token_states
+        hidden = embeds + self.embed_positions(embeds[..., 0], cache_length=past)
         hidden = F.dropout(hidden, p=self.dropout, training=self.training)
-        causal = create_causal_mask(
-            config=self.config, inputs_embeds=embeds, attention_mask=None, cache=cache
-        )
+        if token_states is None:
+            mask = create_causal_mask(
+                config=self.config, inputs_embeds=embeds, attention_mask=None, cache=cache
+            )
+        else:
+            mask = create_bidirectional_mask(
+                config=self.config, inputs_embeds=embeds, attention_mask=token_mask
+            )
         cross = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=embeds,
@@ -118,7 +136,7 @@ class CrossMaskedWhisperDecoder(WhisperDecoder):
         for layer in self.layers:
             hidden = layer(
                 hidden,
-                causal,
+                mask,
                 encoder_hidden_states,
                 encoder_attention_mask=cross,
                 cache=cache,

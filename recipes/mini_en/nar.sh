@@ -52,7 +52,7 @@ for seed in $SEEDS; do
     weight=1.0
     if [[ $arm == control ]]; then weight=0; fi
     train $arm-"$seed" joint --model "$W/asr" --contrastive_weight $weight --memory_bank true --seed "$seed" \
-      --max_steps 80
+      --learning_rate 1e-4 --new_learning_rate 2e-4 --warmup_steps 10 --max_steps 80
     hear $arm-"$seed"
   done
 done
