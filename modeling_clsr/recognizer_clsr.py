@@ -127,6 +127,7 @@ class CrossMaskedWhisperDecoder(WhisperDecoder):
             mask = create_bidirectional_mask(
                 config=self.config, inputs_embeds=embeds, attention_mask=token_mask
             )
+            kwargs["is_causal"] = False  # which its layers are where a batch needs no mask
         cross = create_bidirectional_mask(
             config=self.config,
             inputs_embeds=embeds,

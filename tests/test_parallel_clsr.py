@@ -254,6 +254,35 @@ def test_whisper_decoder_writes_greedily_and_in_parallel(passes):
 
 
 @torch.no_grad()
+def test_first_pass_of_the_whisper_decoder_sees_all_vectors_and_no_padding():
+    inner = parallel_model(decoder="whisper").speech_model
+    speech = inner.encode(frames(1), None)
+    states = torch.randn(1, 5, inner.decoder.config.d_model, generator=torch.Generator().manual_seed(2))
+    mask = torch.ones(1, 5, dtype=torch.bool)
+    found = inner._decode(states, mask, speech)
+    changed = states.clone()
+    changed[0, 4] *= -1
+    assert (inner._decode(changed, mask, speech)[0, 0] - found[0, 0]).abs().max() > 1e-4  # looks ahead
+    longer = torch.cat([states, torch.randn(1, 3, states.shape[-1])], dim=1)
+    padded = inner._decode(longer, torch.arange(8)[None] < 5, speech)
+    torch.testing.assert_close(padded[:, :5], found, atol=1e-5, rtol=0)
+    assert padded[:, 5:].abs().max() == 0
+
+
+@pytest.mark.parametrize(("passes", "learns_the_end"), [(0, True), (1, False), (2, True)])
+def test_whisper_decoder_learns_the_passes_that_it_will_run(passes, learns_the_end):
+    """Token rows of the start and of the end belong to the causal passes; the predictor's vectors to the first."""
+    model = parallel_model(decoder="whisper", draft_passes=passes).train()
+    ids, mask = transcripts()
+    found = model.get_audio_features(frames(), transcript_ids=ids, transcript_mask=mask).recognition
+    found.recognition_loss.backward()
+    inner = model.speech_model
+    row = inner.decoder.embed_tokens.weight.grad[inner.start_row]
+    assert (row.abs().max() > 0) == learns_the_end
+    assert (inner.bridge[1].weight.grad is not None) == (passes > 0)
+
+
+@torch.no_grad()
 def test_parallel_passes_come_to_rest_at_the_greedy_words():
     """Enough passes over a draft of the right length write what the decoder writes token by token."""
     greedy = parallel_model(decoder="whisper", draft_passes=0)
@@ -375,4 +404,6 @@ def test_whisper_rows_start_from_whispers_own_strings(tmp_path):
     assert torch.equal(
         model.speech_model.decoder.state_dict()[layer], parts.speech.model.decoder.state_dict()[layer]
     )
+    heard = model.speech_model.bridge(7 * torch.randn(50, parts.speech.config.d_model))
+    assert 0.3 < heard.norm(dim=-1).mean() / rows.norm(dim=-1).mean() < 3  # enter where rows do
     assert isinstance(model.text_model, BertModel)
