@@ -79,9 +79,8 @@ class ParallelRecognizer(nn.Module):
             )  # the blank comes last
         same = encoder_size == decoder_size
         self.bridge: nn.Module = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
-        if (
-            config.decoder_type == "whisper"
-        ):  # its inputs are token rows, far smaller than states of the encoder
+        if config.decoder_type == "whisper":
+            # Token rows are what it reads, and states of the encoder are far larger.
             self.bridge = nn.Sequential(nn.LayerNorm(encoder_size), nn.Linear(encoder_size, decoder_size))
         self.memory_bridge: nn.Module = nn.Identity()
         if config.decoder_type == "sanm":
