@@ -119,6 +119,11 @@ class ParallelRecognizer(nn.Module):
         if passes == 0 and labels is None:
             labels = self.decode_greedily(speech)
         found = self._predict(speech, labels)
+        if labels is None and self.config.decoder_type == "whisper":
+            # Its table of positions is longer than what the text encoder takes, which says what it cuts off.
+            most = self.config.decoder_config.max_target_positions - 1
+            for name in ("token_states", "token_mask", "token_spans"):
+                found[name] = found[name][:, :most]
         token_mask = cast(Tensor, found.token_mask) if labels is None else labels >= 0
         ends = None
         if passes == 0:

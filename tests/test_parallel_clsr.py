@@ -269,6 +269,15 @@ def test_first_pass_of_the_whisper_decoder_sees_all_vectors_and_no_padding():
     assert padded[:, 5:].abs().max() == 0
 
 
+@torch.no_grad()
+def test_predictor_that_fires_at_every_frame_does_not_run_out_of_positions():
+    model = parallel_model(decoder="whisper")
+    model.speech_model.predictor.projection.bias.fill_(10.0)
+    positions = model.config.decoder_config.max_target_positions
+    found = model.get_audio_features(frames(1, length=positions + 20)).recognition
+    assert found.token_counts[0] > positions and int(found.token_mask.sum()) == positions - 1
+
+
 @pytest.mark.parametrize(("passes", "learns_the_end"), [(0, True), (1, False), (2, True)])
 def test_whisper_decoder_learns_the_passes_that_it_will_run(passes, learns_the_end):
     """Token rows of the start and of the end belong to the causal passes; the predictor's vectors to the first."""
