@@ -449,7 +449,8 @@ def levers_table() -> str:
             for way, row in read("selfdistil")["figures"].items()
             if "against_first" in row
         ]
-    for name, found in read(f"{MINI_EN}/evaluation")["figures"].items():
+    evaluated = read(f"{MINI_EN}/evaluation")["figures"]
+    for name, found in evaluated.items():
         systems = found["systems"]
         tuned = [systems[f"cascade{base}"] for base in (UNTUNED, "")]
         lines += [
@@ -490,17 +491,13 @@ def levers_table() -> str:
         for row in result["figures"]["rows"]
     ]
     if path_of("nar").is_file():
-        evaluated = read(f"{MINI_EN}/evaluation")["figures"]
-        lines += [
-            line(
-                f"parallel recogniser (word pieces, CIF) in place of Whisper's, {searched_of(row)}",
-                f"R@1 {shown_mean(row['arms']['joint']['recall_at_1_dense'])}; here "
-                f"{percent(evaluated[searched_of(row)]['systems']['clsr'], 'recall_at_1')}",
-                "bridge.py",
-            )
-            for row in read("nar")["figures"]["rows"]
-            if searched_of(row) in evaluated
-        ]
+        for row in read("nar")["figures"]["rows"]:
+            name, found = searched_of(row), row["arms"]["joint"]["recall_at_1_dense"]
+            if name in evaluated:
+                recall = shown_share(found["mean"], found["interval"])
+                here = percent(evaluated[name]["systems"]["clsr"], "recall_at_1")
+                what = f"parallel recogniser (word pieces, CIF) in place of Whisper's, {name}"
+                lines.append(line(what, f"R@1 {recall}; here {here}", "bridge.py"))
     lines += [
         line(
             f"speed: `{name}` in place of float32",
@@ -580,14 +577,13 @@ def line(what: str, figure: str, script: str) -> str:
     return f"| {what} | {figure} | `benchmarks/{script}` |"
 
 
-def shown_mean(row: dict) -> str:
-    low, high = row["interval"]
-    return f"{100 * row['mean']:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-
 def percent(row: dict, name: str) -> str:
-    low, high = row[f"{name}_interval"]
-    return f"{100 * row[name]:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return shown_share(row[name], row[f"{name}_interval"])
+
+
+def shown_share(value: float, interval: list[float]) -> str:
+    low, high = interval
+    return f"{100 * value:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def share(row: dict, name: str) -> str:
