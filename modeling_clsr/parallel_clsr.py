@@ -78,14 +78,14 @@ class ParallelRecognizer(nn.Module):
                 encoder_size, num_units + 1, blank_id=num_units
             )  # the blank comes last
         same = encoder_size == decoder_size
-        self.bridge: nn.Module = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
-        if config.decoder_type == "whisper":
-            # Token rows are what it reads, and states of the encoder are far larger.
-            self.bridge = nn.Sequential(nn.LayerNorm(encoder_size), nn.Linear(encoder_size, decoder_size))
+        self.bridge: nn.Module
         self.memory_bridge: nn.Module = nn.Identity()
         if config.decoder_type == "sanm":
+            self.bridge = nn.Identity() if same else nn.Linear(encoder_size, decoder_size)
             self.decoder: Any = SANMDecoder(decoder)
         else:
+            # Token rows are what it reads, and states of the encoder are far larger.
+            self.bridge = nn.Sequential(nn.LayerNorm(encoder_size), nn.Linear(encoder_size, decoder_size))
             # Its token rows are also its output layer; two more rows end and start every transcript.
             self.end_row, self.start_row = num_tokens, num_tokens + 1
             decoder.vocab_size, decoder.pad_token_id = num_tokens + 2, None
