@@ -16,11 +16,9 @@ for name in noise1 noise2 noise3 rir1 rir2; do cp -u "$DATA"/noise/$name.flac "$
 # Those chapters are read in real-mix.
 zcat "$Q/ljspeech_texts.tsv.gz" | grep -v '^LJ00[123]-' | gzip -n >"$W/ljspeech_texts.tsv.gz"
 
-HIBARI=hibari/heart,hibari/heart,hibari/heart,hibari/heart
-FLITE=flite/slt,flite/rms,flite/awb,flite/kal16
 speak() { # folder, texts, more arguments
-  $PYTHON -m modeling_clsr.data.synthesis "$2" --voices "$HIBARI,$FLITE,espeak/en-us+f3,espeak/en-gb+f2" --seed 1 \
-    --workers 2 ${LIMIT:+--limit "$LIMIT"} --out "$W/$1" "${@:3}"
+  $PYTHON -m modeling_clsr.data.synthesis "$2" --voices "$(<$R/voices.txt)" --seed 1 --workers 2 \
+    ${LIMIT:+--limit "$LIMIT"} --out "$W/$1" "${@:3}"
 }
 speak squad "$Q/squad_train_pairs.jsonl.gz" --text sentence --question question
 speak asked $R/asked.jsonl.gz --question question

@@ -1,23 +1,23 @@
 #!/usr/bin/env bash
 # The paper's own way at the size of two cores: CIF predictor and a parallel decoder over the text encoder's word pieces.
 #   bash recipes/mini_en/nar.sh DATA WORK
-# DATA is the data folder; WORK holds squad/, the sentences that cpu.sh spoke, and gets more of them, the parts, asr/ (taught
-# by true transcripts) and, of three seeds each, joint/ (through the bridge) and control/ (the same steps without its
-# gradient). Then `benchmarks/bridge.py` compares what they hear of the test sets. A second run goes on where the first was
-# stopped. A trial: LIMIT=8 EVERY=2000 SEEDS=1 FLAGS="--max_steps 2" SETS=… JSON=trial.json.
+# DATA is the data folder; WORK gets speech, the parts, asr/ (taught by true transcripts) and, of three seeds each, joint/
+# (through the bridge) and control/ (the same steps without its gradient). Then `benchmarks/bridge.py` compares what they
+# hear of the test sets. A second run goes on where the first was stopped.
+# A trial: LIMIT=16 EVERY=2000 SEEDS=1 FLAGS="--max_steps 2" SETS=… JSON=trial.json.
 set -euo pipefail
 DATA=$1 W=$2
-PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-1900} EVERY=${EVERY:-4} SEEDS=${SEEDS:-1 2 3} SETS=${SETS:-sets}
+PYTHON=${PYTHON:-python} LIMIT=${LIMIT:-3800} EVERY=${EVERY:-4} SEEDS=${SEEDS:-1 2 3} SETS=${SETS:-sets}
 R=recipes/mini_en
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 export PYTHONPATH=${PYTHONPATH:-}:$PWD HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 mkdir -p "$W"
 speak() { # folder, first sentence, how many
   $PYTHON -m modeling_clsr.data.synthesis "$DATA/qa/squad_train_pairs.jsonl.gz" --text sentence --question question \
-    --skip "$2" --limit "$3" --voices flite/slt,flite/rms,flite/awb,flite/kal16 --seed 1 --workers 2 --out "$W/$1"
+    --skip "$2" --limit "$3" --voices "$(<$R/voices.txt)" --seed 1 --workers 2 --out "$W/$1"
 }
-speak more 1900 "$LIMIT"
-speak held 3800 $((LIMIT / 2)) # other articles
+speak squad 0 "$LIMIT"
+speak held 3800 $((LIMIT / 8)) # other articles
 [[ -f $W/parts/text/model.safetensors ]] || $PYTHON $R/parts.py clsr-mini-en --out "$W/parts"
 PYTHONPATH=$PYTHONPATH:$PWD/$R $PYTHON - "$DATA" "$EVERY" "$W" <<'PY'
 import sys
@@ -29,7 +29,7 @@ from modeling_clsr.data.manifest import distinct_clips, write_manifest
 from modeling_clsr.evaluation.benchmark_set import write_questions
 
 data, every, work = Path(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
-spoken = [row for name in ("squad", "more") for row in read_short(str(work / name / "manifest.jsonl"))]
+spoken = read_short(str(work / "squad" / "manifest.jsonl"))
 write_manifest(work / "asr.jsonl", [*distinct_clips(spoken), *read_learners(data, every)])
 write_manifest(work / "joint.jsonl", spoken)
 held_out = read_short(str(work / "held" / "manifest.jsonl"))
