@@ -19,12 +19,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import soundfile
 from bridge import BEFORE, arms_of, compare
 from learning import embed_and_rank, load, run_recipe, sentences, speak, speak_pools, train
 
-from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
+from modeling_clsr.data.audio import load_audio
 from modeling_clsr.data.augmentation import add_noise
+from modeling_clsr.data.clips import write_changed
 from modeling_clsr.data.json_lines import write_json_lines
 from modeling_clsr.data.manifest import Row, read_manifest, write_manifest
 from modeling_clsr.data.synthesis import Utterance
@@ -53,15 +53,13 @@ def further_sentences(known: Sequence[Utterance], skip: int, count: int) -> list
 
 def in_noise(rows: Sequence[Row], noises: Sequence[np.ndarray], snr_db: float, folder: Path) -> list[Row]:
     """Write every clip with noise; which and from where is drawn from its name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    noisy = []
-    for row in rows:
-        draw = random.Random(row.id)
+
+    def change(name: str, waveform: np.ndarray) -> np.ndarray:
+        draw = random.Random(name)
         noise = draw.choice(noises)
-        samples = add_noise(load_audio(row.audio), noise, snr_db, draw.randrange(len(noise)))
-        soundfile.write(folder / f"{row.id}.flac", samples, SAMPLING_RATE)
-        noisy.append(replace(row, audio=str(folder / f"{row.id}.flac")))
-    return noisy
+        return add_noise(waveform, noise, snr_db, draw.randrange(len(noise)))
+
+    return write_changed(rows, change, folder, "noise")
 
 
 def hear(checkpoint: Path, rows: Sequence[Row]) -> list[str]:

@@ -21,6 +21,7 @@ import numpy as np
 import soundfile
 from tqdm import tqdm
 
+from .clips import safe_name
 from .manifest import Row, write_manifest
 from .voices import VOICES, open_timed_voice, open_voice, write_opus
 from .word_times import TimedWord
@@ -266,11 +267,6 @@ def _rows(done: list[tuple[Utterance, float]], folder: Path) -> Iterator[Row]:
 
 def _clip(folder: Path, name: str) -> Path:
     return folder / "clips" / f"{safe_name(name)}.opus"
-
-
-def safe_name(name: str) -> str:
-    """Return an id as a file name."""
-    return "".join(c if c.isalnum() or c in "-_." else "_" for c in name)
 
 
 def _draw(seed: int, what: str, name: str) -> float:

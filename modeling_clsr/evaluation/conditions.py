@@ -4,17 +4,15 @@ Enters: a set's clips and the folder of noises. Leaves: degraded clips on disk, 
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from tqdm import tqdm
 
-from ..data.audio import SAMPLING_RATE, load_audio
+from ..data.audio import load_audio
 from ..data.augmentation import add_noise, add_room
+from ..data.clips import safe_name, write_changed
 from ..data.manifest import Row
-from ..data.synthesis import safe_name
 from .benchmark_set import draw
 
 # Kept for tests: training may use the others of the folder.
@@ -83,22 +81,14 @@ def degrade(passages: Sequence[Row], condition: Condition, noise_folder: Path, o
     noises, rooms = (
         [load_audio(noise_folder / f"{name}.flac") for name in names] for names in (TEST_NOISES, TEST_ROOMS)
     )
-    folder = out / safe_name(condition.name)
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = []
-    for passage in tqdm(passages, unit="clip", desc=condition.name):
-        path = folder / f"{safe_name(passage.id)}.flac"
-        if not path.exists():
-            waveform = load_audio(passage.audio)
-            places = [draw(f"{what}/{passage.id}") for what in ("room", "noise", "start")]
-            if condition.room:
-                waveform = add_room(waveform, rooms[int(places[0] * len(rooms))])
-            if condition.snr_db is not None:
-                noise = noises[int(places[1] * len(noises))]
-                waveform = add_noise(waveform, noise, condition.snr_db, int(places[2] * len(noise)))
-            peak = float(np.abs(waveform).max())
-            unfinished = path.with_suffix(".tmp")
-            soundfile.write(unfinished, waveform / max(peak, 1.0), SAMPLING_RATE, format="FLAC")
-            unfinished.replace(path)
-        rows.append(replace(passage, audio=str(path)))
-    return rows
+
+    def change(name: str, waveform: np.ndarray) -> np.ndarray:
+        places = [draw(f"{what}/{name}") for what in ("room", "noise", "start")]
+        if condition.room:
+            waveform = add_room(waveform, rooms[int(places[0] * len(rooms))])
+        if condition.snr_db is not None:
+            noise = noises[int(places[1] * len(noises))]
+            waveform = add_noise(waveform, noise, condition.snr_db, int(places[2] * len(noise)))
+        return waveform / max(float(np.abs(waveform).max()), 1.0)
+
+    return write_changed(passages, change, out / safe_name(condition.name), condition.name)

@@ -6,9 +6,10 @@ Enters: `qa/qmsum.jsonl.gz`. Leaves: one recording of 30 minutes or more per mee
 from collections.abc import Sequence
 from pathlib import Path
 
+from ..data.clips import safe_name
 from ..data.json_lines import read_json_lines
 from ..data.manifest import Row, read_manifest
-from ..data.synthesis import Utterance, safe_name, speak_manifest
+from ..data.synthesis import Utterance, speak_manifest
 from .benchmark_set import BenchmarkSet, Question, draw
 from .joining import write_joined
 from .spoken_squad import in_turn

@@ -6,9 +6,9 @@ Enters: the recorded speech beside the repository. Leaves: passages of 8 to 25 s
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from ..data.clips import safe_name
 from ..data.json_lines import read_json_lines
 from ..data.manifest import Row, read_manifest
-from ..data.synthesis import safe_name
 from .benchmark_set import BenchmarkSet, Question, draw
 from .joining import write_joined
 

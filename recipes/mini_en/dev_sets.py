@@ -11,31 +11,28 @@ import zlib
 from dataclasses import replace
 from pathlib import Path
 
-import soundfile
 from collection import read_learners
 from hear import NOISE_SEED, noise_and_rooms
 from held_out import FIRST
 from labels import sentence_number
 
-from modeling_clsr.data.audio import SAMPLING_RATE, load_audio
-from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest
+from modeling_clsr.data.audio import SAMPLING_RATE
+from modeling_clsr.data.clips import write_changed
+from modeling_clsr.data.manifest import Row, read_manifest
 from modeling_clsr.evaluation.benchmark_set import write_questions
 
 EVERY = 4  # of the read clips
 
 
-def add_noises(rows: list[Row], noise_dir: str, out: Path) -> dict[str, str]:
-    """Write every clip with noise as FLAC; return its path by the clean one's."""
+def add_noises(rows: list[Row], noise_dir: str, out: Path) -> list[Row]:
+    """Write every clip with noise."""
     augment = noise_and_rooms(noise_dir, "0,15")
-    out.mkdir(parents=True, exist_ok=True)
-    noisy = {}
-    for row in distinct_clips(rows):
-        path = out / f"{row.context_id}.flac"
-        if not path.is_file():
-            key = (NOISE_SEED, 0, zlib.crc32(row.id.encode()))
-            soundfile.write(path, augment(load_audio(row.audio), SAMPLING_RATE, key), SAMPLING_RATE)
-        noisy[row.audio] = str(path.absolute())
-    return noisy
+    return write_changed(
+        rows,
+        lambda name, waveform: augment(waveform, SAMPLING_RATE, (NOISE_SEED, 0, zlib.crc32(name.encode()))),
+        out.absolute(),
+        out.name,
+    )
 
 
 def main() -> None:
@@ -51,8 +48,7 @@ def main() -> None:
         name, manifest = entry.split("=", 1)
         rows = [row for row in read_manifest(manifest) if sentence_number(row) < FIRST]
         write_questions(args.out / name, rows, rows)
-        noisy = add_noises(rows, args.noise_dir, args.out / f"{name}-noisy")
-        rows = [replace(row, audio=noisy[row.audio]) for row in rows]
+        rows = add_noises(rows, args.noise_dir, args.out / f"{name}-noisy")
         write_questions(args.out / f"{name}-noisy", rows, rows)
         print(f"{name}: {len(rows)} questions")
     read = read_learners(args.data, EVERY)

@@ -33,9 +33,10 @@ def test_further_sentences_are_none_of_those_known(script):
 def test_noise_has_its_level_and_depends_on_the_clip_alone(script, tmp_path):
     draw = np.random.default_rng(0)
     quiet = np.sin(np.arange(16000) / 9).astype(np.float32) * 0.2
-    soundfile.write(tmp_path / "quiet.wav", quiet, 16000, subtype="FLOAT")
+    for name in "ab":
+        soundfile.write(tmp_path / f"{name}.wav", quiet, 16000, subtype="FLOAT")
     noises = [draw.standard_normal(8000).astype(np.float32) for _ in range(3)]
-    rows = [Row(name, str(tmp_path / "quiet.wav"), name, f"who {name}", duration=1.0) for name in "ab"]
+    rows = [Row(name, str(tmp_path / f"{name}.wav"), name, f"who {name}", duration=1.0) for name in "ab"]
     noisy = script.in_noise(rows, noises, 10.0, tmp_path / "noisy")
     added = [soundfile.read(row.audio, dtype="float32")[0] - quiet for row in noisy]
     for noise in added:
