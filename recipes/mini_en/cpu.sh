@@ -28,8 +28,8 @@ for name in squad asked; do
 done
 if [[ ! -f $W/text/dev.json ]]; then
   # shellcheck disable=SC2086
-  $PYTHON $R/text_side.py --squad "$Q/squad_train_pairs.jsonl.gz" --heard "$W/heard" --held_out_from 0 --held_out 200 \
-    --asked $R/asked.jsonl.gz --medquad "$Q/medquad.jsonl.gz" \
+  $PYTHON $R/text_side.py --squad "$Q/squad_train_pairs.jsonl.gz" --heard "$W/heard" --asked $R/asked.jsonl.gz \
+    --medquad "$Q/medquad.jsonl.gz" \
     --plain "$Q/factbook_sentences.txt.gz,$W/ljspeech_texts.tsv.gz" --steps 160 --stretch 120 --medical 24 \
     --plain_batch 32 --questions 160 --learning_rate 3e-5 --out "$W/text" ${FLAGS:-}
 fi

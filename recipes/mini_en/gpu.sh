@@ -61,7 +61,8 @@ text() { # name, more flags
   [[ -f $W/text-$1/dev.json ]] ||
     $PYTHON $R/text_side.py --checkpoint "$W/checkpoint" --squad "$W/text/squad_train_pairs.jsonl.gz" --heard "$W/heard" \
       --medquad "$W/text/medquad.jsonl.gz" --plain "$W/text/factbook_sentences.txt.gz,$W/text/ljspeech_texts.tsv.gz" \
-      --out "$W/text-$1" --device $DEVICE --steps "$TEXT_STEPS" "${@:2}" &>"$W/log/text-$1"
+      --held_out_from 3800 --held_out 400 --out "$W/text-$1" --device $DEVICE --steps "$TEXT_STEPS" \
+      "${@:2}" &>"$W/log/text-$1"
 }
 changes() { # name, flags of hub.changes
   $PYTHON -m modeling_clsr.hub.changes --base "$W/checkpoint" --out "$W/changes-$1" "${@:2}" &>"$W/log/changes-$1"

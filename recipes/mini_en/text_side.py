@@ -21,8 +21,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from average import mix_weights
-from held_out import LAST
-from labels import HELD_OUT_FROM, read_versions
+from held_out import FIRST, LAST
+from labels import read_versions
 from torch import Tensor
 from tqdm import tqdm
 
@@ -304,10 +304,8 @@ def main() -> None:
     parser.add_argument("--teacher_share", type=float, default=0.5)
     parser.add_argument("--teacher_temperature", type=float, default=0.05)
     parser.add_argument("--anchor_weight", type=float, default=1.0)
-    parser.add_argument(
-        "--held_out_from", type=int, default=HELD_OUT_FROM, help="first sentence that is not learnt"
-    )
-    parser.add_argument("--held_out", type=int, default=400, help="how many are not")
+    parser.add_argument("--held_out_from", type=int, default=0, help="first sentence that is not learnt")
+    parser.add_argument("--held_out", type=int, default=FIRST, help="how many are not")
     parser.add_argument("--asked_held_out", type=int, default=LAST, help="of the last lines of --asked")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
