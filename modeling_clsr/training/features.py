@@ -6,11 +6,14 @@ already, of the same model and rows, is not made again.
 
 import hashlib
 import json
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -22,6 +25,8 @@ from ..data.sampler import length_batches
 from ..modeling_clsr import CLSRModel
 from ..parallel_clsr import ParallelRecognizer
 from ..recognizer_clsr import encode_speech, speech_encoder_of
+
+logger = logging.getLogger(__name__)
 
 SHARD_CLIPS = 128
 CPU_BATCH_SIZE, DEVICE_BATCH_SIZE = 8, 64  # two cores are fastest with few
@@ -94,6 +99,9 @@ def fill(
 ) -> Path:
     """Make the entries that are missing, shard by shard; killed half-way it goes on from the last whole shard.
 
+    Of several processes that need the same folder (those of one run, or runs of several seeds) one makes them and the
+    others wait for it.
+
     Args:
         folder: of all caches; the entries of another model go to another folder in it.
         rows: in any order; equal ids must be equal clips, and clips with several rows are made once.
@@ -108,19 +116,35 @@ def fill(
     """
     place = Path(folder) / f"{title.replace(' ', '-')}-{fingerprint[:16]}"
     place.mkdir(parents=True, exist_ok=True)
-    known = Shards(place, rows)
-    todo = sorted(
-        distinct_clips(row for row in rows if row.id not in known), key=lambda row: row.duration or 0.0
-    )
-    first = len(list(place.glob("shard-*.json")))
-    batch_size = CPU_BATCH_SIZE if device == "cpu" else DEVICE_BATCH_SIZE
-    seconds = sum(row.duration or 0.0 for row in todo)
-    with tqdm(total=round(seconds), unit="s", desc=title, disable=not todo) as bar:
-        for number, start in enumerate(range(0, len(todo), SHARD_CLIPS), start=first):
-            shard = todo[start : start + SHARD_CLIPS]
-            _write_shard(place, number, shard, make, sampling_rate, batch_size)
-            bar.update(round(sum(row.duration or 0.0 for row in shard)))
+    with _alone(place):
+        known = Shards(place, rows)
+        todo = sorted(
+            distinct_clips(row for row in rows if row.id not in known), key=lambda row: row.duration or 0.0
+        )
+        first = len(list(place.glob("shard-*.json")))
+        batch_size = CPU_BATCH_SIZE if device == "cpu" else DEVICE_BATCH_SIZE
+        seconds = sum(row.duration or 0.0 for row in todo)
+        with tqdm(total=round(seconds), unit="s", desc=title, disable=not todo) as bar:
+            for number, start in enumerate(range(0, len(todo), SHARD_CLIPS), start=first):
+                shard = todo[start : start + SHARD_CLIPS]
+                _write_shard(place, number, shard, make, sampling_rate, batch_size)
+                bar.update(round(sum(row.duration or 0.0 for row in shard)))
     return place
+
+
+@contextmanager
+def _alone(place: Path) -> Iterator[None]:
+    """Hold a folder that one process at a time may fill."""
+    lock = FileLock(place / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        logger.warning("waiting for another process that fills %s", place)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _write_shard(
