@@ -3,11 +3,14 @@
 Enters: files or data sets with column names. Leaves: `Row`s with absolute paths, checked.
 """
 
+import hashlib
+import io
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from tempfile import NamedTemporaryFile
 from typing import Any
 
 import soundfile
@@ -150,7 +153,7 @@ def rows_of_dataset(
     Args:
         dataset: its audio columns hold paths, or {"bytes", "path"} as `Audio(decode=False)` gives them, or
             {"array", "sampling_rate"}. torchcodec is not needed: cast the columns with `undecoded`.
-        folder: gets a file for each clip that has no path of its own.
+        folder: gets a file for each clip that has no path of its own; equal clips share one.
         columns: names of the data set's own columns.
         needs: columns that every row must have.
         skip_bad_rows: as `read_manifest`.
@@ -164,10 +167,7 @@ def rows_of_dataset(
             for name in PATHS:
                 column = names.get(name, name)
                 if isinstance(record.get(column), Mapping):
-                    stem = f"{record.get(names.get('id', 'id'), number)}-{name}"
-                    record[column] = _stored_clip(
-                        record[column], folder, "".join(c if c.isalnum() else "_" for c in stem)
-                    )
+                    record[column] = _stored_clip(record[column], folder)
             yield number, record
 
     return check_rows(records(), "the data set", names, folder, needs, skip_bad_rows=skip_bad_rows)
@@ -280,18 +280,22 @@ def _duration(path: str, where: str) -> float:
         ) from error
 
 
-def _stored_clip(clip: Mapping[str, Any], folder: Path, stem: str) -> str:
-    """Return the path of a clip; written to the folder if it is only in memory."""
-    if clip.get("bytes") is None and clip.get("array") is None:
-        return str(Path(str(clip["path"])).absolute())
+def _stored_clip(clip: Mapping[str, Any], folder: Path) -> str:
+    """Return the path of a clip; written to the folder, under a name of its content, if it is only in memory."""
     if clip.get("array") is not None:
-        file = folder / f"{stem}.flac"
-        if not file.exists():
-            soundfile.write(file, clip["array"], int(clip["sampling_rate"]))
-        return str(file.absolute())
-    file = folder / f"{stem}{Path(str(clip.get('path') or 'clip.wav')).suffix}"
+        encoded = io.BytesIO()
+        soundfile.write(encoded, clip["array"], int(clip["sampling_rate"]), format="FLAC")
+        content, suffix = encoded.getvalue(), ".flac"
+    elif clip.get("bytes") is not None:
+        content, suffix = clip["bytes"], Path(str(clip.get("path") or "clip.wav")).suffix
+    else:
+        return str(Path(str(clip["path"])).absolute())
+    file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
-        file.write_bytes(clip["bytes"])
+        # Whole or not at all, also where several processes write it.
+        with NamedTemporaryFile(dir=folder, prefix="unfinished-", delete=False) as unfinished:
+            unfinished.write(content)
+        Path(unfinished.name).replace(file)
     return str(file.absolute())
 
 

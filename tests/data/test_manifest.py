@@ -1,5 +1,6 @@
 """Rows: read, checked, written."""
 
+import io
 import json
 import logging
 
@@ -7,7 +8,14 @@ import numpy as np
 import pytest
 import soundfile
 
-from modeling_clsr.data.manifest import Row, distinct_clips, read_manifest, stream_manifest, write_manifest
+from modeling_clsr.data.manifest import (
+    Row,
+    distinct_clips,
+    read_manifest,
+    rows_of_dataset,
+    stream_manifest,
+    write_manifest,
+)
 
 
 def manifest(folder, *records, name="rows.jsonl"):
@@ -106,3 +114,25 @@ def test_a_clip_that_is_asked_about_twice_is_one_clip_under_its_first_name(tmp_p
     soundfile.write(tmp_path / "b.wav", np.zeros(800, dtype=np.float32), 16000)
     file.write_text(file.read_text() + json.dumps(GOOD | {"id": "h", "audio": "b.wav"}) + "\n")
     assert [row.id for row in distinct_clips(read_manifest(file))] == ["g", "h"]
+
+
+def as_bytes(samples):
+    file = io.BytesIO()
+    soundfile.write(file, samples, 16000, format="WAV")
+    return {"bytes": file.getvalue(), "path": "clip.wav"}
+
+
+@pytest.mark.parametrize("form", [as_bytes, lambda samples: {"array": samples, "sampling_rate": 16000}])
+def test_clips_in_memory_become_files_named_by_their_content(form, tmp_path):
+    loud, soft = (np.full(1600, level, dtype=np.float32) for level in (0.5, 0.25))
+    names = ("a-1", "a_1", "a 1")  # alike once they are file names
+    records = [
+        {"id": name, "audio": form(samples)} for name, samples in zip(names, (loud, soft, loud), strict=True)
+    ]
+    rows = rows_of_dataset(records, tmp_path)
+    assert [soundfile.read(row.audio)[0][0] for row in rows] == [0.5, 0.25, 0.5]
+    assert [row.id for row in distinct_clips(rows)] == ["a-1", "a_1"]
+    # Another data set with the same ids, in the same folder.
+    (other,) = rows_of_dataset([{"id": "a-1", "audio": form(soft)}], tmp_path)
+    assert soundfile.read(other.audio)[0][0] == 0.25
+    assert len(list(tmp_path.iterdir())) == 2
