@@ -125,7 +125,7 @@ def transformers_recogniser(name: str | Path) -> Recogniser:
 
 
 def label(
-    rows: Sequence[Row], recogniser: Recogniser, out: str | Path, confidence: Confidence
+    rows: Sequence[Row], recogniser: Recogniser, out: str | Path, confidence: Confidence, model: str = ""
 ) -> tuple[list[Row], dict[str, str]]:
     """Hear every clip once and keep the transcripts that can be trusted.
 
@@ -135,17 +135,19 @@ def label(
         out: manifest to write; `out.heard` beside it keeps everything that was heard, for a run that goes on and for
             other thresholds.
         confidence: thresholds.
+        model: names the recogniser; what another one heard is not taken for its own.
 
     Returns:
         The rows with transcripts, and id -> reason of those left out.
     """
     out = Path(out)
     store = out.with_name(out.name + ".heard")
-    known = {entry.pop("id"): Heard(**entry) for entry in read_kept_lines(store)}
+    own = [entry for entry in read_kept_lines(store) if entry.pop("model", None) == model]
+    known = {entry.pop("id"): Heard(**entry) for entry in own}
     for row in tqdm(rows, unit="clip", desc="label", initial=0):
         if row.id not in known:
             known[row.id] = recogniser(row.audio)
-            keep_line(store, {"id": row.id} | asdict(known[row.id]))
+            keep_line(store, {"id": row.id, "model": model} | asdict(known[row.id]))
     kept, refused = [], {}
     for row in rows:
         doubt = confidence.doubt(known[row.id], row)
@@ -185,7 +187,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         confidence = Confidence(
             min_mean_log_prob=args.min_mean_log_prob, max_disagreement=args.max_disagreement
         )
-        kept, refused = label(rows, recogniser, args.out, confidence)
+        kept, refused = label(rows, recogniser, args.out, confidence, args.model)
     except (ValueError, ImportError, OSError) as error:
         sys.exit(f"pseudo_labels: {error}")
     for name, reason in list(refused.items())[:10]:

@@ -65,7 +65,7 @@ def speak_manifest(
 
     Args:
         utterances: with different ids.
-        folder: gets `clips/*.opus`, 16 kHz mono. Clips that are there are kept.
+        folder: gets `clips/*.opus`, 16 kHz mono. Clips that are there, of the same text, voice and seed, are kept.
         voices: to draw from.
         seed: of the draws.
         workers: processes.
@@ -94,7 +94,7 @@ def speak_manifest(
             bar.set_postfix(hours=f"{total / 3600:.2f}", refresh=False)
             if max_hours is not None and total >= 3600 * max_hours:
                 break
-    return write_manifest(folder / "manifest.jsonl", _rows(done, folder))
+    return write_manifest(folder / "manifest.jsonl", _rows(done, folder, seed))
 
 
 def split_by_text_and_voice(
@@ -188,7 +188,7 @@ def _spoken(
     utterances: list[Utterance], folder: Path, seed: int, workers: int, timed: bool
 ) -> Iterator[tuple[Utterance, float]]:
     """Yield each text with the seconds of its clip, in order."""
-    jobs = [(utterance, _clip(folder, utterance.id), seed, timed) for utterance in utterances]
+    jobs = [(utterance, _clip(folder, utterance, seed), seed, timed) for utterance in utterances]
     if workers <= 1:
         yield from zip(utterances, map(_speak, jobs), strict=True)
         return
@@ -248,11 +248,11 @@ def _levelled(samples: np.ndarray, seed: int, name: str) -> np.ndarray:
     return samples * min(gain, PEAK / (float(np.abs(samples).max()) or 1.0))
 
 
-def _rows(done: list[tuple[Utterance, float]], folder: Path) -> Iterator[Row]:
+def _rows(done: list[tuple[Utterance, float]], folder: Path, seed: int) -> Iterator[Row]:
     for utterance, seconds in done:
         row = Row(
             utterance.id,
-            str(_clip(folder, utterance.id)),
+            str(_clip(folder, utterance, seed)),
             transcript=utterance.text,
             context_id=utterance.context_id or utterance.id,
             answer=utterance.answer,
@@ -265,8 +265,11 @@ def _rows(done: list[tuple[Utterance, float]], folder: Path) -> Iterator[Row]:
             yield replace(row, id=f"{utterance.id}-q{number}", question=question)
 
 
-def _clip(folder: Path, name: str) -> Path:
-    return folder / "clips" / f"{safe_name(name)}.opus"
+def _clip(folder: Path, utterance: Utterance, seed: int) -> Path:
+    """Name a clip by what it depends on, so that another text, voice or seed never finds it in its place."""
+    content = json.dumps([utterance.id, utterance.text, utterance.voice, seed])
+    digest = hashlib.sha256(content.encode()).hexdigest()[:8]
+    return folder / "clips" / f"{safe_name(utterance.id)}-{digest}.opus"
 
 
 def _draw(seed: int, what: str, name: str) -> float:

@@ -53,6 +53,8 @@ def test_killed_run_goes_on_and_other_thresholds_hear_nothing_again(tmp_path):
     assert asked == ["a", "b", "c"] and len(kept) == 3 and not refused
     kept, refused = label(rows, recogniser, tmp_path / "out.jsonl", Confidence(min_mean_log_prob=-0.3))
     assert len(asked) == 3 and [row.id for row in kept] == ["a", "c"] and "b" in refused
+    label(rows[:1], recogniser, tmp_path / "out.jsonl", Confidence(), model="another")
+    assert asked == ["a", "b", "c", "a"]
 
 
 def test_any_recogniser_of_transformers_labels(tmp_path):

@@ -43,6 +43,22 @@ def test_second_run_makes_only_what_is_missing(tmp_path):
 
 
 @needs_flite
+def test_another_text_voice_or_seed_under_the_same_id_is_another_clip(tmp_path):
+    ways = [("Yes.", "slt", 0), ("No, not today.", "slt", 0), ("Yes.", "rms", 0), ("Yes.", "slt", 1)]
+    found = []
+    for text, voice, seed in ways:
+        manifest = speak_manifest([Utterance("a", text)], tmp_path, [f"flite/{voice}"], seed=seed)
+        (row,) = read_manifest(manifest)
+        assert (row.id, row.transcript, row.speaker) == ("a", text, f"flite/{voice}")
+        found.append(row.audio)
+    assert len(set(found)) == 4
+    rows = read_manifest(
+        speak_manifest([Utterance("a 1", "Yes."), Utterance("a_1", "No.")], tmp_path, ["flite/slt"])
+    )
+    assert rows[0].audio != rows[1].audio
+
+
+@needs_flite
 def test_processes_give_what_one_process_gives(tmp_path):
     one = speak_manifest(TEXTS, tmp_path / "one", ["flite/slt", "flite/awb"], workers=1)
     two = speak_manifest(TEXTS, tmp_path / "two", ["flite/slt", "flite/awb"], workers=2)
