@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from ..waveform_clsr import read_waveform
+from .clips import safe_name
 from .manifest import Row, write_manifest
-from .synthesis import safe_name
 from .voices import write_opus
 
 Unit = tuple[int, int, int]  # article, paragraph, sentence
