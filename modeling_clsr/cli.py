@@ -105,6 +105,15 @@ def _index(arguments: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
+def _delete(arguments: argparse.Namespace) -> int:
+    from .retrieval import SpeechIndex
+
+    index = SpeechIndex.open(arguments.index)
+    count = index.delete(arguments.paths)
+    print(f"{count} recordings taken out; {arguments.index} has {len(index)} passages")
+    return 0
+
+
 def _cutting(arguments: argparse.Namespace) -> "Cutting | None":
     """Return how recordings are to be cut; None for the index's own way, or the default of a new one."""
     if arguments.window is None:
@@ -126,13 +135,14 @@ def _add(index: "SpeechIndex", arguments: argparse.Namespace, quiet: bool = Fals
     """
     from .data.audio import find_recordings
 
-    pruned = index.prune(arguments.paths) if arguments.prune else []
+    pruned: list[str] = []
+    recordings: list[Path] = []
     try:
+        pruned = index.prune(arguments.paths) if arguments.prune else []
         recordings = find_recordings(arguments.paths)
     except FileNotFoundError:
         if not quiet:
             raise
-        recordings = []
     if arguments.ray is None:
         report = index.add(recordings, arguments.batch_size, progress=not quiet)
     else:
@@ -375,7 +385,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="--debug behind a command shows the trace of an error",
     )
     commands = parser.add_subparsers(
-        dest="command", required=True, metavar="{build,index,search,ask,ui,serve,transcribe}"
+        dest="command", required=True, metavar="{build,index,delete,search,ask,ui,serve,transcribe}"
     )
 
     def command(name: str, run, takes: str, summary: str, example: str) -> argparse.ArgumentParser:
@@ -466,6 +476,17 @@ def _parser() -> argparse.ArgumentParser:
         help="spread the work over a Ray cluster, or this machine",
     )
     index.add_argument("--workers", type=int, metavar="N", help="of --ray: one per GPU, or two cores")
+
+    example = "clsr delete talks/old.ogg --index talks.clsr"
+    delete = command("delete", _delete, "PATH… --index DIR", "take recordings out of an index", example)
+    delete.add_argument(
+        "paths",
+        nargs="+",
+        type=Path,
+        metavar="PATH",
+        help="recordings, or folders of them; files are left alone",
+    )
+    add_index(delete)
 
     example = 'clsr search "who keeps the bees?" --index talks.clsr'
     search = command("search", _search, "QUESTION --index DIR", "find the moments that answer", example)

@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -42,7 +43,8 @@ def run(monkeypatch, capsys, *arguments) -> tuple[int, str, str]:
 
 
 @pytest.mark.parametrize(
-    "command", [[], ["build"], ["index"], ["search"], ["ask"], ["transcribe"], ["serve"]]
+    "command",
+    [[], *([name] for name in ("build", "index", "delete", "search", "ask", "ui", "transcribe", "serve"))],
 )
 def test_help_fits_a_screen_and_shows_an_example(monkeypatch, capsys, command):
     code, out, _ = run(monkeypatch, capsys, *command, "--help")
@@ -194,6 +196,22 @@ def test_vanished_recordings_are_taken_out_only_if_asked(monkeypatch, capsys, tm
     assert len(SpeechIndex.open(tmp_path / "index").sources()) == 1
 
 
+def test_recordings_are_taken_out_of_the_index_and_stay_in_their_folder(
+    monkeypatch, capsys, tmp_path, checkpoint
+):
+    (tmp_path / "talks").mkdir()
+    for name in "ab":
+        soundfile.write(tmp_path / "talks" / f"{name}.wav", np.zeros(32000), 16000)
+    where = ["--index", tmp_path / "index"]
+    run(monkeypatch, capsys, "index", tmp_path / "talks", *where, "--model", checkpoint)
+    code, _, err = run(monkeypatch, capsys, "delete", tmp_path / "c.wav", *where)
+    assert code == 2 and "c.wav is not among the 2 recordings of" in err
+    out = run(monkeypatch, capsys, "delete", tmp_path / "talks" / "a.wav", *where)[1]
+    assert out == f"1 recordings taken out; {tmp_path / 'index'} has 0 passages\n"
+    assert list(SpeechIndex.open(tmp_path / "index").sources()) == [str(tmp_path / "talks" / "b.wav")]
+    assert (tmp_path / "talks" / "a.wav").is_file()
+
+
 def test_watched_folder_is_kept_current_until_ctrl_c(tmp_path, checkpoint):
     (tmp_path / "talks").mkdir()
     soundfile.write(tmp_path / "talks" / "a.wav", np.zeros(32000), 16000)
@@ -210,6 +228,11 @@ def test_watched_folder_is_kept_current_until_ctrl_c(tmp_path, checkpoint):
             assert "1 recordings indexed (0 passages" in done.stdout.readline()
             (tmp_path / "talks" / "a.wav").unlink()
             assert "0 recordings indexed" in (line := done.stdout.readline()) and "1 vanished" in line
+            (tmp_path / "talks").rename(tmp_path / "away")  # a disk that is not mounted for a while
+            time.sleep(1)
+            soundfile.write(tmp_path / "away" / "c.wav", np.zeros(32000), 16000)
+            (tmp_path / "away").rename(tmp_path / "talks")
+            assert "1 recordings indexed" in (line := done.stdout.readline()) and "0 vanished" in line
             done.send_signal(signal.SIGINT)
             _, err = done.communicate(timeout=60)
         finally:

@@ -233,30 +233,36 @@ class SpeechIndex:
         """Take out recordings under the given folders whose files have vanished.
 
         Args:
-            paths: folders (or files); a folder that is not there is refused, so that an unmounted disk empties nothing.
+            paths: folders (or files); one that is not there, or holds no recording at all, is refused, so that an
+                unmounted disk empties nothing.
 
         Returns:
             The sources that were taken out.
 
         Raises:
-            FileNotFoundError: a path's own folder does not exist.
+            FileNotFoundError: a path's own folder does not exist, or holds no recording.
         """
-        gone: list[str] = []
+        gone: set[str] = set()
         known = self.sources()
         for path in paths:
-            root = Path(absolute(path))
-            if not (root if root.suffix == "" or root.is_dir() else root.parent).is_dir():
+            root = absolute(path)
+            inside = {source for source in known if source.startswith(f"{root}/")}
+            is_folder = bool(inside) or Path(root).is_dir() or not Path(root).suffix
+            if not (Path(root) if is_folder else Path(root).parent).is_dir():
                 raise FileNotFoundError(
-                    f"{path} does not exist but pruning needs the folder; mount it, or use delete"
+                    f"{path} does not exist but pruning needs the folder; mount it, or use `clsr delete`"
                 )
-            gone += [
-                source
-                for source in known
-                if (source == str(root) or source.startswith(f"{root}/")) and not Path(source).exists()
-            ]
+            vanished = {source for source in inside if not Path(source).exists()}
+            if inside and vanished == inside and _is_empty(root):
+                raise FileNotFoundError(
+                    f"{path} holds none of its {len(inside)} recordings any more; mount it, or use `clsr delete`"
+                )
+            gone |= vanished
+            if root in known and not Path(root).exists():
+                gone.add(root)
         if gone:
             self._table.delete(_of_sources(gone))
-        return sorted(set(gone))
+        return sorted(gone)
 
     def search(
         self,
@@ -385,6 +391,15 @@ class SpeechIndex:
         report.added += len(recordings)
         report.passages += sum(len(recording.rows) for recording in recordings)
         report.audio_s += sum(recording.duration_s for recording in recordings)
+
+
+def _is_empty(folder: str) -> bool:
+    """Tell whether there is no recording in a folder."""
+    try:
+        find_recordings([folder])
+    except FileNotFoundError:
+        return True
+    return False
 
 
 def _of_sources(sources: Iterable[str]) -> str:

@@ -233,7 +233,25 @@ def test_vanished_recordings_are_pruned_but_never_those_of_a_missing_folder(tmp_
     (tmp_path / "talks").rename(tmp_path / "unmounted")
     with pytest.raises(FileNotFoundError, match="talks does not exist but pruning needs the folder"):
         index.prune([tmp_path / "talks"])
+    (tmp_path / "talks").mkdir()  # the mount point of a disk that is not there
+    with pytest.raises(
+        FileNotFoundError, match="talks holds none of its 2 recordings any more; mount it, or use"
+    ):
+        index.prune([tmp_path / "talks"])
     assert len(index.sources()) == 2
+    gone = tmp_path / "talks" / "b.flac"
+    assert index.prune([gone]) == [str(gone)] and len(index.sources()) == 1
+    (tmp_path / "unmounted" / "b.flac").rename(tmp_path / "talks" / "new.flac")
+    assert [Path(source).name for source in index.prune([tmp_path / "talks"])] == ["it's 100%_c.wav"]
+
+
+def test_pruning_a_missing_folder_with_a_dot_in_its_name_is_refused(tmp_path, index, talks):
+    (tmp_path / "talks").rename(tmp_path / "talks.2024")
+    index.add([tmp_path / "talks.2024"])
+    (tmp_path / "talks.2024").rename(tmp_path / "unmounted")
+    with pytest.raises(FileNotFoundError, match=r"talks\.2024 does not exist but pruning needs the folder"):
+        index.prune([tmp_path / "talks.2024"])
+    assert len(index.sources()) == 3
 
 
 def test_empty_index_says_what_to_do(tmp_path, index):
