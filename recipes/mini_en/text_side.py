@@ -131,16 +131,14 @@ def read_sentences(path: str, text: str, heard: dict[str, tuple[str, ...]]) -> l
 
 
 def join(sentences: Sequence[Sentence], chance: random.Random, version: int | None = None) -> list[Passage]:
-    """Join neighbours to passages of random length; each sentence as one of its versions, or as `version` says."""
+    """Join neighbours to passages of random length; each sentence as any of its versions, or the one."""
     passages, open_ones, room = [], [], chance.randint(*PASSAGE_WORDS)
 
     def close() -> None:
         texts = []
         for sentence in open_ones:
             choices = sentence.heard or (sentence.true,)
-            texts.append(
-                choices[min(version, len(choices) - 1)] if version is not None else chance.choice(choices)
-            )
+            texts.append(chance.choice(choices) if version is None else choices[version])
         questions = tuple(question for sentence in open_ones for question in sentence.questions)
         passages.append(Passage(" ".join(texts), tuple(sentence.true for sentence in open_ones), questions))
 
@@ -339,7 +337,7 @@ def main() -> None:
     }
     pools = {
         "squad, clean": join(sentences[held_out], random.Random(0), 0),
-        "squad, noisy": join(sentences[held_out], random.Random(0), 1),
+        "squad, noisy": join(sentences[held_out], random.Random(0), -1),
     }
     if asked:
         pools["asked"] = join(asked[-args.asked_held_out :], random.Random(0))
