@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 STAMP_FILE = "stamp.json"
 TEXT_BATCH = 64
 STREAM_SAMPLE = 1000  # rows of a stream that vocabulary and statistics are taken from
+STREAM_PART = 256  # rows of a stream that are looked through at once
 
 
 def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTrainingArguments) -> CLSRTrainer:
@@ -50,12 +51,9 @@ def run(model_args: ModelArguments, data_args: DataArguments, args: CLSRTraining
         rows = load_rows(data_args.train_manifest, data_args, args)
     pool = load_rows(data_args.eval_manifest, data_args, args) if data_args.eval_manifest else None
     built = build_model(model_args, rows, args.seed)
-    if STAGES[args.stage].uses_clips:
-        longest = float(built.model.config.max_audio_s)
-        rows = drop_long_rows(rows, longest, data_args.skip_bad_rows)
-        pool = None if pool is None else drop_long_rows(pool, longest, data_args.skip_bad_rows)
-        if "transcript" in STAGES[args.stage].needs:
-            rows = drop_unspelt_rows(rows, built, data_args.skip_bad_rows)
+    rows = usable_rows(rows, built, args, data_args)
+    if pool is not None and STAGES[args.stage].uses_clips:
+        pool = drop_long_rows(pool, float(built.model.config.max_audio_s), data_args.skip_bad_rows)
     fill_statistics(built, rows, args.seed)
     cast(torch.nn.Module, built.model).to(args.device)  # the caches are made there, too
     caches = fill_caches(built, [*rows, *(pool or [])], data_args, args)
@@ -125,6 +123,28 @@ def _load_dataset(data_args: DataArguments, args: CLSRTrainingArguments) -> list
     return rows_of_dataset(
         undecoded(dataset), folder, _columns(data_args), STAGES[args.stage].needs, data_args.skip_bad_rows
     )
+
+
+def usable_rows(
+    rows: list[Row], built: Built, args: CLSRTrainingArguments, data_args: DataArguments
+) -> list[Row]:
+    """Refuse the rows that the stage cannot train on, or leave them out and list them.
+
+    Raises:
+        ValueError: see `drop_long_rows` and `drop_unspelt_rows`.
+    """
+    stage, skip = STAGES[args.stage], data_args.skip_bad_rows
+    if not stage.uses_clips:
+        return rows
+    rows = drop_long_rows(rows, float(built.model.config.max_audio_s), skip)
+    return drop_unspelt_rows(rows, built, skip) if "transcript" in stage.needs else rows
+
+
+def usable_stream(built: Built, args: CLSRTrainingArguments, data_args: DataArguments) -> Iterator[Row]:
+    """Yield the rows of the stream that the stage can train on. Raises as `usable_rows`, when it comes to a bad one."""
+    stream = open_stream(data_args, args)
+    while part := list(itertools.islice(stream, STREAM_PART)):
+        yield from usable_rows(part, built, args, data_args)
 
 
 def drop_long_rows(rows: list[Row], longest: float, skip: bool) -> list[Row]:
@@ -262,7 +282,7 @@ def make_dataset(
         max_audio_s=built.model.config.max_audio_s,
     )
     if training and data_args.streaming:
-        return StreamedRows(lambda: open_stream(data_args, args), **settings)
+        return StreamedRows(lambda: usable_stream(built, args, data_args), **settings)
     return SpeechRows(rows, **settings)
 
 

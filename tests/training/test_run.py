@@ -297,6 +297,18 @@ def test_streamed_rows_train_for_the_steps_asked_for(sanm):
         train(sanm, "--streaming", "true")
 
 
+def test_bad_rows_of_a_stream_are_named_when_they_come_or_left_out(sanm, monkeypatch):
+    monkeypatch.setattr("modeling_clsr.training.run.STREAM_SAMPLE", 4)
+    file = sanm / "tones" / "rows.jsonl"
+    lines = file.read_text().splitlines()
+    lines[6] = json.dumps(json.loads(lines[6]) | {"transcript": "the ❤ sea"})
+    file.write_text("\n".join(lines) + "\n")
+    with pytest.raises(ValueError, match=r"row r6 needs the token '\[UNK\]'"):
+        train(sanm, "--streaming", "true", "--max_steps", "3")
+    made = train(sanm, "--streaming", "true", "--max_steps", "3", "--skip_bad_rows", "true", out="skipped")
+    assert [item.row.id for item in made.train_dataset] == [f"r{n}" for n in (0, 1, 2, 3, 4, 5, 7)]
+
+
 def tokenizer(folder):
     return ("--recognizer_tokenizer", str(folder / "recognizer_tokenizer"))
 
