@@ -280,7 +280,7 @@ async def _embed(service: _Service, given: Any) -> tuple[list[np.ndarray], int]:
 
 
 async def _embed_clip(service: _Service, entry: Any, place: int) -> np.ndarray:
-    """Embed a clip given in base64; a longer recording has the mean of its passages' vectors."""
+    """Embed a clip given in base64; a longer recording has the mean of the vectors of its passages with words."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "clip"
         try:
@@ -291,9 +291,10 @@ async def _embed_clip(service: _Service, entry: Any, place: int) -> np.ndarray:
                 f"input {place} is neither a text nor an input_audio part with base64 data; see docs/server.md",
             ) from error
         heard = await service.hear(path)
-    if not heard:
-        raise _refused(400, f"in input {place} nobody speaks, so it has no vector; drop it")
-    mean = np.mean([vector for _, _, vector in heard], axis=0)
+    vectors = [vector for _, transcript, vector in heard if transcript.text.strip()]
+    if not vectors:
+        raise _refused(400, f"in input {place} no words were heard, so it has no vector; drop it")
+    mean = np.mean(vectors, axis=0)
     return mean / np.linalg.norm(mean)
 
 

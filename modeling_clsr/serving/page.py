@@ -174,8 +174,9 @@ class _Page:
 
     def _files(self, hit: Hit) -> dict[str, str]:
         """Write passage and transcripts of a hit; returns the address of each."""
-        # A folder for each recording, since two may have one name.
-        folder = Path(self._folder.name) / hashlib.sha256(hit.source.encode()).hexdigest()[:12]
+        # A folder for each: recordings may have one name, passages begin in one second, and merged hits are longer.
+        place = f"{hit.source} {hit.recorded} {hit.start_s} {hit.end_s}"
+        folder = Path(self._folder.name) / hashlib.sha256(place.encode()).hexdigest()[:12]
         folder.mkdir(exist_ok=True)
         stem = f"{_plain_name(hit.path)}-{hit.start_s:.0f}s"
         clip, written = folder / f"{stem}.wav", []

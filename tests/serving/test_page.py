@@ -7,16 +7,18 @@ import json
 import os
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import soundfile
 import srt
 
 gr = pytest.importorskip("gradio", reason="the extra ui is not installed")
 sync_api = pytest.importorskip("playwright.sync_api", reason="the extra dev is not installed")
 
 from modeling_clsr.retrieval import Encoder, SpeechIndex  # noqa: E402
-from modeling_clsr.serving.page import launch  # noqa: E402
+from modeling_clsr.serving.page import _Page, launch  # noqa: E402
 
 LIBRARY = Path(__file__).parents[2] / "examples" / "library"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
@@ -166,10 +168,18 @@ def test_page_fits_a_phone(browser, served):
     phone.close()
 
 
+def test_hits_that_begin_in_one_second_have_clips_of_their_own(served, tmp_path):
+    (hit,) = served[1].search(QUESTION, k=1)
+    hits = [hit, replace(hit, end_s=hit.end_s - 2), replace(hit, start_s=hit.start_s + 0.1)]
+    page = _Page(served[1], tmp_path)  # its clips go with it
+    shown = page.show(hits)
+    clips = re.findall(r'src="gradio_api/file=(.+?)#t=', shown)
+    lengths = [soundfile.info(clip).duration for clip in clips]
+    assert lengths == pytest.approx([one.end_s - one.start_s for one in hits], abs=0.01)
+
+
 def spoken_question(folder: Path) -> Path:
     """Cut a spoken sentence about smoke out of the talk."""
-    import soundfile
-
     from modeling_clsr.data.audio import read_range
 
     path = folder / "question.wav"

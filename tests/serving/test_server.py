@@ -21,6 +21,7 @@ import srt
 openai = pytest.importorskip("openai", reason="the extra dev is not installed")
 uvicorn = pytest.importorskip("uvicorn", reason="the extra serve is not installed")
 
+from modeling_clsr.data.audio import load_audio  # noqa: E402
 from modeling_clsr.retrieval import SpeechIndex  # noqa: E402
 from modeling_clsr.serving.app import ServerLimits, create_app  # noqa: E402
 from tests.retrieval.conftest import write_talks  # noqa: E402
@@ -75,8 +76,6 @@ def serving(app, grace_s=5):
 
 @pytest.fixture(scope="module")
 def clips(reread):
-    from modeling_clsr.data.audio import load_audio
-
     return {row["transcript"]: load_audio(row["path"]) for row in reread[:12]}
 
 
@@ -153,6 +152,16 @@ def test_texts_and_clips_of_one_request_keep_their_order(client, encoder, clips)
     answer = client.embeddings.create(model="clsr", input=inputs, encoding_format="float")
     expected = encoder.encode_texts([first, "printing", second])
     np.testing.assert_allclose([entry.embedding for entry in answer.data], expected, atol=1e-6)
+
+
+def test_passages_without_words_do_not_enter_the_vector_of_a_recording(client, encoder, clips, reread):
+    unknown = load_audio(reread[12]["path"])  # in which this encoder hears no words
+    text, clip = next(iter(clips.items()))
+    both = np.concatenate([clip, np.zeros(40000, np.float32), unknown])
+    answer = client.embeddings.create(model="clsr", input=[clip_input(both)], encoding_format="float")
+    np.testing.assert_allclose(answer.data[0].embedding, encoder.encode_texts([text])[0], atol=1e-6)
+    with pytest.raises(openai.BadRequestError, match="in input 0 no words were heard, so it has no vector"):
+        client.embeddings.create(model="clsr", input=[clip_input(unknown)])
 
 
 def test_openai_client_gets_transcripts_in_every_form(client, clips):
