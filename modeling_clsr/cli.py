@@ -9,6 +9,7 @@ import sys
 import textwrap
 import time
 import traceback
+from collections import Counter
 from collections.abc import Sequence
 from datetime import date
 from functools import partial
@@ -233,6 +234,7 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from .data.audio import find_recordings
 
     recordings = find_recordings(arguments.paths)
+    files = {} if arguments.out == "-" else _transcript_files(recordings, arguments)
     from .data.passages import CutSettings
     from .hub.build import default_checkpoint
     from .retrieval import Encoder
@@ -252,20 +254,36 @@ def _transcribe(arguments: argparse.Namespace) -> int:
             for recording in finished:
                 words = [Word(**word) for row in recording.rows for word in row["words"]]
                 text = render(words, arguments.format, str(recording.path))
-                _write_transcript(text, recording.path, arguments)
+                if recording.path in files:
+                    _write_transcript(text, files[recording.path])
+                else:
+                    sys.stdout.write(text)
     for _, message in report.failed:
         print(f"clsr: not transcribed: {message}", file=sys.stderr)
     return 1 if report.failed else 0
 
 
-def _write_transcript(text: str, recording: Path, arguments: argparse.Namespace) -> None:
-    """Write a transcript beside its recording, into --out, or to stdout."""
-    if arguments.out == "-":
-        sys.stdout.write(text)
-        return
-    folder = Path(arguments.out) if arguments.out else recording.parent
-    folder.mkdir(parents=True, exist_ok=True)
-    file = folder / f"{recording.stem}.{arguments.format}"
+def _transcript_files(recordings: Sequence[Path], arguments: argparse.Namespace) -> dict[Path, Path]:
+    """Say where each transcript goes: beside its recording, or into --out. Those of one stem keep their suffixes.
+
+    Raises:
+        ValueError: two would be written to one file.
+    """
+    stems = {path: Path(arguments.out or path.parent) / path.stem for path in recordings}
+    taken = Counter(stems.values())
+    owners: dict[Path, Path] = {}
+    for path, stem in stems.items():
+        name = path.name if taken[stem] > 1 else path.stem
+        file = stem.with_name(f"{name}.{arguments.format}")
+        if (other := owners.setdefault(file, path)) != path:
+            raise ValueError(
+                f"{other} and {path} would both be written to {file}; leave --out out, or give each its own"
+            )
+    return {path: file for file, path in owners.items()}
+
+
+def _write_transcript(text: str, file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
     unfinished = file.with_name(f"{file.name}.tmp")
     unfinished.write_text(text, encoding="utf-8")
     unfinished.replace(file)
@@ -540,7 +558,7 @@ def _parser() -> argparse.ArgumentParser:
     ask.add_argument(
         "--lalm",
         metavar="MODEL",
-        help="audio language model: server URL, folder or Hub id",
+        help="audio language model: server URL (its key: CLSR_LALM_API_KEY), folder or Hub id",
     )
     ask.add_argument("--lalm-name", metavar="NAME", help="of the model on the server (the first it lists)")
     add_filters(ask, k=3)

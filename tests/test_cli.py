@@ -123,6 +123,19 @@ def test_every_mode_finds_the_recording_and_its_passage_is_written_as_a_clip(mon
         assert soundfile.info(clip).duration == pytest.approx(hit["end_s"] - hit["start_s"], abs=0.01)
 
 
+def test_transcripts_never_overwrite_each_other(monkeypatch, capsys, tmp_path, checkpoint):
+    for name in ("a/talk.wav", "a/talk.flac", "b/other.wav", "b/talk.wav"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        soundfile.write(tmp_path / name, np.zeros(32000), 16000)
+    command = ["transcribe", tmp_path / "a", tmp_path / "b", "--model", checkpoint]
+    code, out, _ = run(monkeypatch, capsys, *command)
+    written = ["a/talk.flac.txt", "a/talk.wav.txt", "b/other.txt", "b/talk.txt"]
+    assert code == 0 and sorted(out.split()) == [str(tmp_path / name) for name in written]
+    code, _, err = run(monkeypatch, capsys, *command, "--out", tmp_path / "out")
+    assert code == 2 and "a/talk.wav and " in err and "b/talk.wav would both be written to" in err
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
 def test_transcripts_are_written_beside_the_recordings_or_to_stdout(monkeypatch, capsys, spoken):
     folder, (first, _) = spoken

@@ -6,7 +6,8 @@ Any `audio-text-to-text` model through transformers, or any server that speaks O
 import base64
 import io
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from http.client import HTTPException
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from ..data.audio import SAMPLING_RATE
 INSTRUCTION = "Answer the question from the recording, in as few words as possible.\nQuestion: {question}"
 MAX_NEW_TOKENS = 64
 TIMEOUT_S = 300.0
+KEY_VARIABLE = "CLSR_LALM_API_KEY"
 
 
 class AnswerModel(Protocol):
@@ -42,7 +44,8 @@ def open_answer_model(model: str, served_name: str | None = None) -> AnswerModel
     """Open a model.
 
     Args:
-        model: URL of an OpenAI-compatible server ("http://host:8000/v1"), or folder or Hub id for transformers.
+        model: URL of an OpenAI-compatible server ("http://host:8000/v1"; the environment's `CLSR_LALM_API_KEY` is its
+            key, if it needs one), or folder or Hub id for transformers.
         served_name: of the model on the server; the first that the server lists if None.
 
     Raises:
@@ -50,7 +53,7 @@ def open_answer_model(model: str, served_name: str | None = None) -> AnswerModel
         ConnectionError: the server cannot be reached.
     """
     if model.startswith(("http://", "https://")):
-        return ServedModel(model, served_name)
+        return ServedModel(model, served_name, os.environ.get(KEY_VARIABLE))
     return TransformersModel(model)
 
 
@@ -115,10 +118,10 @@ class ServedModel:
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
         if model is None:
-            listed = self._ask("/models")["data"]
+            listed = self._ask("/models", lambda answer: [str(entry["id"]) for entry in answer["data"]])
             if not listed:
                 raise ValueError(f"{url} lists 0 models but one is needed; name it")
-            model = str(listed[0]["id"])
+            model = listed[0]
         self.name = model
 
     def answer(self, question: str, clips: Sequence[np.ndarray]) -> str:
@@ -138,24 +141,35 @@ class ServedModel:
             "temperature": 0,
             "max_tokens": MAX_NEW_TOKENS,
         }
-        answer = self._ask("/chat/completions", request)
-        return str(answer["choices"][0]["message"]["content"]).strip()
+        return self._ask("/chat/completions", _content, request)
 
-    def _ask(self, path: str, body: Any = None) -> Any:
-        """Post a body, or get without one, and return the JSON of the answer."""
+    def _ask(self, path: str, read: Callable[[Any], Any], body: Any = None) -> Any:
+        """Post a body, or get without one, and return what `read` finds in the JSON of the answer."""
         data = None if body is None else json.dumps(body).encode()
         try:
             with urlopen(Request(self.url + path, data, self._headers), timeout=self.timeout_s) as response:
-                return json.load(response)
+                return read(json.load(response))
         except HTTPError as error:
             said = error.read().decode(errors="replace")[:200]
             raise ConnectionError(
-                f"{self.url} answered {error.code} to {path}: {said}; check model name and key"
+                f"{self.url} answered {error.code} to {path}: {said}; check model name and key ({KEY_VARIABLE})"
             ) from error
         except (OSError, HTTPException, json.JSONDecodeError) as error:
             raise ConnectionError(
                 f"{self.url} did not answer {path} as expected ({error}); start the server or check the address"
             ) from error
+        except (LookupError, TypeError) as error:
+            raise ConnectionError(
+                f"{self.url} answered {path} otherwise than OpenAI's protocol says ({error!r}); check the address"
+            ) from error
+
+
+def _content(answer: Any) -> str:
+    """Return what was said; no content (null) is an answer without words."""
+    content = answer["choices"][0]["message"]["content"]
+    if not isinstance(content, str | None):
+        raise TypeError(f"content is a {type(content).__name__}")
+    return (content or "").strip()
 
 
 def _at_rate(clip: np.ndarray, rate: int) -> np.ndarray:

@@ -46,6 +46,24 @@ def test_server_hears_the_clips_in_order_and_its_words_come_back():
         assert server.keys == [None, "Bearer secret"]
 
 
+def test_key_of_the_environment_is_sent(monkeypatch):
+    monkeypatch.setenv("CLSR_LALM_API_KEY", "secret")
+    with running_chat_server(lambda text, heard: "yes") as server:
+        assert open_answer_model(server.url).answer("who?", []) == "yes"
+        assert server.keys == ["Bearer secret"]
+
+
+def test_answer_without_words_is_empty_and_one_of_another_shape_is_named():
+    with running_chat_server(lambda text, heard: None) as server:
+        assert open_answer_model(server.url).answer("who?", []) == ""
+    with running_chat_server(lambda text, heard: ["no text"]) as server:
+        model = open_answer_model(server.url)
+        with pytest.raises(
+            ConnectionError, match="answered /chat/completions otherwise than OpenAI's protocol"
+        ):
+            model.answer("who?", [])
+
+
 def test_server_that_refuses_or_is_not_there_is_named():
     with running_chat_server(lambda text, heard: "") as server:
         with pytest.raises(ConnectionError, match=r"answered 404 to /chat/completions: .*no model other"):
