@@ -119,7 +119,7 @@ def test_contrastive_loss_of_real_clips_falls_through_the_recogniser(base, rerea
     batch = processor(text=questions, audio=clips, sampling_rate=16000)
     optimizer = torch.optim.Adam([weight for weight in model.parameters() if weight.requires_grad], lr=1e-5)
     losses = []
-    for _ in range(30):
+    for _ in range(12):
         loss = model(**batch, return_loss=True).loss
         optimizer.zero_grad()
         loss.backward()
@@ -127,4 +127,4 @@ def test_contrastive_loss_of_real_clips_falls_through_the_recogniser(base, rerea
             assert model.speech_model.model.encoder.conv1.weight.grad.abs().max() > 0
         optimizer.step()
         losses.append(loss.item())
-    assert losses[-1] < losses[0]
+    assert np.mean(losses[-5:]) < np.mean(losses[:5]), losses  # single steps may rise

@@ -21,7 +21,8 @@ class Case:
     """One model, one batch of 6 pairs, and both ways to a gradient."""
 
     def __init__(self, folder, stage, model, processor, tokenizer=None, dropout=0.0, **fields):
-        self.model, self.args = model, arguments(folder / "out", stage, **fields)
+        # In double precision what is wrong is told from what is rounded, on every processor.
+        self.model, self.args = model.double(), arguments(folder / "out", stage, **fields)
         self.embeds = STAGES[stage].embeds_clips
         frozen = prepare_stage(model, stage)
         for module in model.modules():
