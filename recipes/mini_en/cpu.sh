@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# Makes the text encoder of clsr-mini-en on two cores, in about four hours:
+# Makes the text encoder of clsr-mini-en on two cores, in about three hours:
 #   bash recipes/mini_en/cpu.sh DATA WORK
 # DATA is the data folder; WORK gets squad/ and asked/, some 32 h of speech, what the recogniser heard of it, one half in
-# quiet and the other in noise, and text/, the encoder. HALVES="0 1" hears each half the other way, too, in two hours more.
+# quiet and the other in noise, and text/, the encoder. HALVES="0 1" hears each half the other way, too, in an hour more.
 # A second run skips what is done and goes on with what is not. Then freeze it:
 #   python -m modeling_clsr.hub.changes --base "$(clsr build)" --tuned_text WORK/text --text_bits 8 --release checkpoints/clsr-mini-en
 # A trial: LIMIT=8 FLAGS="--steps 2".
@@ -24,9 +24,12 @@ speak() { # folder, texts, more arguments
 speak squad "$Q/squad_train_pairs.jsonl.gz" --text sentence --question question
 speak asked $R/asked.jsonl.gz --question question
 $PYTHON $R/held_out.py "$W" --out "$W/held_out.jsonl"
-hear() { # name, manifest, parts of the clips in quiet and in noise
-  $PYTHON $R/hear.py "$1=$2" --shard "$3" --out "$W/heard"
-  $PYTHON $R/hear.py "$1-noisy=$2" --shard "$4" --noise_dir "$W/noise" --snr_db 0,15 --out "$W/heard"
+trap 'kill $(jobs -p) &>/dev/null || true' EXIT
+hear() { # name, manifest, parts of the clips in quiet and in noise; a core for each
+  local settings=(--workers 0 --out "$W/heard")
+  OMP_NUM_THREADS=1 $PYTHON $R/hear.py "$1=$2" --shard "$3" "${settings[@]}" &
+  OMP_NUM_THREADS=1 $PYTHON $R/hear.py "$1-noisy=$2" --shard "$4" --noise_dir "$W/noise" --snr_db 0,15 "${settings[@]}"
+  wait $!
 }
 hear held_out "$W/held_out.jsonl" 0/1 0/1
 for half in ${HALVES:-0}; do
