@@ -234,7 +234,6 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from .data.audio import find_recordings
 
     recordings = find_recordings(arguments.paths)
-    files = {} if arguments.out == "-" else _transcript_files(recordings, arguments)
     from .data.passages import CutSettings
     from .hub.build import default_checkpoint
     from .retrieval import Encoder
@@ -243,10 +242,12 @@ def _transcribe(arguments: argparse.Namespace) -> int:
     from .retrieval.subtitles import render
     from .transcript_clsr import Word
 
+    report = AddReport()
+    found = changed_recordings(recordings, {}, report)  # each once, however it is named
+    paths = [recording.path for recording in found]
+    files = {} if arguments.out == "-" else _transcript_files(paths, arguments)
     _hide_loading_bars()
     encoder = Encoder.from_pretrained(arguments.model or default_checkpoint(), form=arguments.form)
-    report = AddReport()
-    found = changed_recordings(recordings, {}, report)
     cut = CutSettings(max_s=encoder.max_audio_s)
     with AudioBar(total=sum(recording.duration_s for recording in found), disable=len(found) == 0) as bar:
         for seconds, finished in encode_recordings(found, encoder, cut, arguments.batch_size, report):

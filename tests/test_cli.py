@@ -131,6 +131,9 @@ def test_transcripts_never_overwrite_each_other(monkeypatch, capsys, tmp_path, c
     code, out, _ = run(monkeypatch, capsys, *command)
     written = ["a/talk.flac.txt", "a/talk.wav.txt", "b/other.txt", "b/talk.txt"]
     assert code == 0 and sorted(out.split()) == [str(tmp_path / name) for name in written]
+    monkeypatch.chdir(tmp_path)
+    twice = ["transcribe", "b/other.wav", tmp_path / "b/other.wav", "--model", checkpoint, "--out", "once"]
+    assert run(monkeypatch, capsys, *twice)[1].split() == ["once/other.txt"]
     code, _, err = run(monkeypatch, capsys, *command, "--out", tmp_path / "out")
     assert code == 2 and "a/talk.wav and " in err and "b/talk.wav would both be written to" in err
     assert not (tmp_path / "out").exists()

@@ -7,10 +7,10 @@ import hashlib
 import io
 import json
 import logging
+import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from tempfile import NamedTemporaryFile
 from typing import Any
 
 import soundfile
@@ -292,10 +292,9 @@ def _stored_clip(clip: Mapping[str, Any], folder: Path) -> str:
         return str(Path(str(clip["path"])).absolute())
     file = folder / f"{hashlib.sha256(content).hexdigest()[:32]}{suffix}"
     if not file.exists():
-        # Whole or not at all, also where several processes write it.
-        with NamedTemporaryFile(dir=folder, prefix="unfinished-", delete=False) as unfinished:
-            unfinished.write(content)
-        Path(unfinished.name).replace(file)
+        unfinished = file.with_name(f"{file.name}.{os.getpid()}.tmp")  # several processes may write it
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
     return str(file.absolute())
 
 
