@@ -9,12 +9,18 @@ import torch
 from torch import Tensor, nn
 
 MEDIAN_WIDTH = 7  # frames, as in Whisper's own timing code
+# Comparisons that leave the median of seven values in the fourth place, several times faster than sorting them.
+# Source: N. Devillard, "Fast median search: an ANSI C implementation" (1998), opt_med7.
+MEDIAN_NETWORK = (
+    *((0, 5), (0, 3), (1, 6), (2, 4), (0, 1), (3, 5), (2, 6)),
+    *((2, 3), (3, 6), (4, 5), (1, 4), (1, 3), (3, 4)),
+)
 
 
 class QueryRecorder:
     """Keep the cross-attention queries that a decoder computes while it decodes, at no second pass.
 
-    Use as a context manager around the decoding loop; `step(rows)` says which clips the next call decodes.
+    Use as a context manager around each step.
     """
 
     def __init__(self, attentions: dict[int, nn.Module]):
@@ -66,8 +72,20 @@ def attention_matrix(queries: list[Tensor], keys: list[Tensor], heads: list[list
     side = MEDIAN_WIDTH // 2
     if weights.shape[2] > side:
         padded = nn.functional.pad(weights, (side, side), mode="reflect")
-        weights = padded.unfold(-1, MEDIAN_WIDTH, 1).median(dim=-1).values
+        weights = running_median(padded)
     return weights.mean(dim=0)
+
+
+def running_median(values: Tensor) -> Tensor:
+    """Return the median of every seven neighbours, (…, F) to (…, F - 6)."""
+    count = values.shape[-1] - MEDIAN_WIDTH + 1
+    places = [values[..., start : start + count] for start in range(MEDIAN_WIDTH)]
+    for low, high in MEDIAN_NETWORK:
+        places[low], places[high] = (
+            torch.minimum(places[low], places[high]),
+            torch.maximum(places[low], places[high]),
+        )
+    return places[MEDIAN_WIDTH // 2]
 
 
 def monotonic_path(evidence: Tensor) -> list[int]:

@@ -24,7 +24,13 @@ if TYPE_CHECKING:
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 INTERRUPTED = {"index": "interrupted; finished recordings are kept, run the same command again to go on"}
 FORMATS = ("srt", "vtt", "json", "txt")  # of subtitles.render, which is imported when it is needed
-FORMS = ("int8", "onnx", "onnx-int8", "openvino")  # of retrieval.faster; the first needs no building
+FORMS = (
+    "bfloat16",
+    "int8",
+    "onnx",
+    "onnx-int8",
+    "openvino",
+)  # of retrieval.faster; the first two need no building
 FILTERS = ("file", "exclude", "mode", "after", "before")  # of SpeechIndex.search
 MARK_ON, MARK_OFF = "\x02", "\x03"  # stand for the marks while lines are broken
 PLAIN_MARKS = {MARK_ON: "»", MARK_OFF: "«"}
@@ -424,7 +430,7 @@ def _parser() -> argparse.ArgumentParser:
         sub.add_argument("--index", required=True, metavar="DIR", help="folder of the index, or s3://…")
 
     def add_form(
-        sub: argparse.ArgumentParser, text: str = "a faster form, as onnx-int8, if it was built"
+        sub: argparse.ArgumentParser, text: str = "a faster form, as bfloat16 or int8, or one that was built"
     ) -> None:
         sub.add_argument("--form", choices=FORMS, metavar="FORM", help=text)
 
@@ -455,9 +461,9 @@ def _parser() -> argparse.ArgumentParser:
     build.add_argument(
         "--form",
         action="append",
-        choices=FORMS[1:],
+        choices=FORMS[2:],
         metavar="FORM",
-        help=f"add a faster form, repeatable: {', '.join(FORMS[1:])}",
+        help=f"add a faster form, repeatable: {', '.join(FORMS[2:])}",
     )
 
     index = command(

@@ -4,15 +4,15 @@ Enters: `SpeechStates`. Leaves: one `Decoded` a clip.
 """
 
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from .alignment_clsr import QueryRecorder, attention_matrix, monotonic_path
+from .alignment_clsr import attention_matrix, monotonic_path
 from .ctc_predictor_clsr import greedy_ctc, member_spans
-from .recognizer_clsr import SpeechStates, cross_attentions, decode_tokens
+from .recognizer_clsr import SpeechStates
+from .stepping_clsr import start_decoding
 
 TOKENS_PER_SECOND = 12  # far above fast speech; ends runaways of short clips early
 MAX_PERIOD = 48  # longest phrase looked for when a decoder repeats itself, in tokens
@@ -99,7 +99,6 @@ def _decode_seq2seq(recognizer: PreTrainedModel, speech: SpeechStates, config) -
     num_clips = len(speech.states)
     frames = speech.mask.sum(dim=1)  # (B,)
     heads = _alignment_heads(recognizer, config)
-    attentions = cross_attentions(recognizer)
     ends = {config.eos_token_id} if isinstance(config.eos_token_id, int) else set(config.eos_token_id or ())
     prompt = torch.tensor(config.decoder_prompt_ids, device=device).repeat(num_clips, 1)  # (B, P)
     limits = _token_limits(frames, len(config.decoder_prompt_ids), recognizer, config)
@@ -110,47 +109,43 @@ def _decode_seq2seq(recognizer: PreTrainedModel, speech: SpeechStates, config) -
     steps: list[list[int]] = [
         [] for _ in range(num_clips)
     ]  # the row of each clip in every step it took part in
-    cache: Any = EncoderDecoderCache(DynamicCache(), DynamicCache())
+    decoding = start_decoding(recognizer, speech, heads)
     active = list(range(num_clips))
-    inputs, states = prompt, speech
-    keys: dict[int, Tensor] = {}
-    with QueryRecorder({layer: attentions[layer] for layer in heads}) as recorder:
-        while active:
-            logits, cache = decode_tokens(recognizer, inputs, states, cache)
-            first = not keys
-            if first:
-                keys = {layer: cache.cross_attention_cache.layers[layer].keys for layer in heads}
-                if config.no_speech_token_id is not None:
-                    nobody = logits[:, 0].float().softmax(dim=-1)[:, config.no_speech_token_id].tolist()
-                    for result, probability in zip(results, nobody, strict=True):
-                        result.no_speech_probability = probability
-            scores = logits[:, -1].float()  # (rows, V)
-            scores[:, suppress] = -torch.inf
-            if first:
-                scores[:, begin_suppress] = -torch.inf
-            best = scores.log_softmax(dim=-1).max(dim=-1)
-            staying = []
-            for row, (clip, token, log_prob) in enumerate(
-                zip(active, best.indices.tolist(), best.values.tolist(), strict=True)
-            ):
-                steps[clip].append(row)
-                if token not in ends:
-                    results[clip].token_ids.append(token)
-                    results[clip].log_probs.append(log_prob)
-                    if _goes_on(results[clip], limits[clip]):
-                        staying.append(row)
-            if len(staying) < len(active):
+    inputs, first = prompt, True
+    while active:
+        logits = decoding.next(inputs)
+        if first and config.no_speech_token_id is not None:
+            nobody = logits[:, 0].float().softmax(dim=-1)[:, config.no_speech_token_id].tolist()
+            for result, probability in zip(results, nobody, strict=True):
+                result.no_speech_probability = probability
+        scores = logits[:, -1].float()  # (rows, V)
+        scores[:, suppress] = -torch.inf
+        if first:
+            scores[:, begin_suppress] = -torch.inf
+        first = False
+        best = scores.log_softmax(dim=-1).max(dim=-1)
+        staying = []
+        for row, (clip, token, log_prob) in enumerate(
+            zip(active, best.indices.tolist(), best.values.tolist(), strict=True)
+        ):
+            steps[clip].append(row)
+            if token not in ends:
+                results[clip].token_ids.append(token)
+                results[clip].log_probs.append(log_prob)
+                if _goes_on(results[clip], limits[clip]):
+                    staying.append(row)
+        inputs = best.indices[:, None]  # (rows, 1)
+        if len(staying) < len(active):
+            active = [active[row] for row in staying]
+            if active:
                 keep = torch.tensor(staying, dtype=torch.long, device=device)
-                active = [active[row] for row in staying]
-                states = states.rows(keep)
-                if active:
-                    cache.batch_select_indices(keep)
-                inputs = best.indices[keep, None]
-            else:
-                inputs = best.indices[:, None]  # (rows, 1)
-        for clip, result in enumerate(results):
-            _cut_loop(result)
-            result.spans = _token_spans(result, clip, steps[clip], recorder, keys, heads, int(frames[clip]))
+                decoding.keep(keep)
+                inputs = inputs[keep]
+    keys = {layer: decoding.keys(layer) for layer in heads}
+    for clip, result in enumerate(results):
+        _cut_loop(result)
+        asked = {layer: decoding.queries(layer, steps[clip]) for layer in heads}
+        result.spans = _token_spans(result, clip, asked, keys, heads, int(frames[clip]))
     return results
 
 
@@ -196,8 +191,7 @@ def _alignment_heads(recognizer: PreTrainedModel, config) -> dict[int, list[int]
 def _token_spans(
     result: Decoded,
     clip: int,
-    rows: list[int],
-    recorder: QueryRecorder,
+    queries: dict[int, Tensor],
     keys: dict[int, Tensor],
     heads: dict[int, list[int]],
     frames: int,
@@ -205,9 +199,9 @@ def _token_spans(
     """Align one clip: step n predicts token n, the step after the last token predicts the end."""
     if not result.token_ids:
         return []
-    rows = rows[: len(result.token_ids) + 1]
+    num_steps = len(result.token_ids) + 1
     evidence = attention_matrix(
-        [recorder.clip(layer, rows) for layer in heads],
+        [queries[layer][:num_steps] for layer in heads],
         [keys[layer][clip, :, :frames] for layer in heads],
         list(heads.values()),
     )

@@ -5,7 +5,7 @@ import itertools
 import pytest
 import torch
 
-from modeling_clsr.alignment_clsr import attention_matrix, monotonic_path
+from modeling_clsr.alignment_clsr import attention_matrix, monotonic_path, running_median
 
 
 def test_path_follows_a_clear_diagonal():
@@ -39,3 +39,11 @@ def test_attention_that_looks_at_one_place_each_is_found():
     assert matrix.shape == (3, 8)
     starts = monotonic_path(torch.nn.functional.one_hot(looks, 8).float())
     assert starts[0] == 0 and starts[1] in (2, 3) and starts[2] in (4, 5, 6)
+
+
+def test_median_of_seven_neighbours():
+    # A network of comparisons that is right for all zeros and ones is right for all values (Knuth, 5.3.4).
+    every = torch.tensor(list(itertools.product([0.0, 1.0], repeat=7)))
+    assert torch.equal(running_median(every), every.median(dim=1, keepdim=True).values)
+    values = torch.randn(3, 4, 20)
+    assert torch.equal(running_median(values), values.unfold(-1, 7, 1).median(dim=-1).values)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import DynamicCache, EncoderDecoderCache
 
+from modeling_clsr import recognizer_clsr
 from modeling_clsr.parts_clsr import copy_weights
 from modeling_clsr.recognizer_clsr import TrueLengthWhisper, decode_tokens, encode_speech
 
@@ -57,6 +58,23 @@ def test_padding_does_not_reach_the_states_or_the_decoder(whispers, attention):
     in_batch, _ = decode_tokens(own, ids, batch)
     by_itself, _ = decode_tokens(own, ids[1:], alone)
     torch.testing.assert_close(in_batch[1:], by_itself, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("frames", [1, 300, 470, 3000])
+def test_few_clips_at_once_give_the_states_of_the_whole_batch(whispers, monkeypatch, frames):
+    own = whispers[1]
+    features = torch.randn(4, 80, 300)
+    mask = torch.ones(4, 300, dtype=torch.long)
+    for row, length in enumerate((171, 300, 60, 59)):
+        mask[row, length:] = 0
+    sizes = []
+    whole = own.model.encoder(features, mask).last_hidden_state
+    own.model.encoder.register_forward_pre_hook(lambda module, args: sizes.append(len(args[0])))
+    monkeypatch.setattr(recognizer_clsr, "CPU_FRAMES", frames)
+    few = encode_speech(own, features, mask)
+    torch.testing.assert_close(few.states[few.mask], whole[few.mask], atol=1e-5, rtol=0)
+    assert sizes == {1: [1, 1, 1, 1], 300: [1, 1, 2], 470: [1, 1, 2], 3000: [4]}[frames]
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ model.
 
 import hashlib
 import json
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -51,6 +52,12 @@ class Encoder:
         self.embed_dim: int = model.config.embed_dim
         self.sampling_rate: int = model.config.sampling_rate
         self.max_audio_s: float = model.config.max_audio_s
+        self._tokenizing = threading.Lock()  # a tokenizer is set to cut or not, for all threads
+
+    @property
+    def device(self) -> str:
+        """Kind of device that it computes on, as "cpu"."""
+        return self.model.device.type
 
     @classmethod
     def from_pretrained(
@@ -112,7 +119,8 @@ class Encoder:
         vectors = np.zeros((len(texts), self.embed_dim), dtype=np.float32)
         # Like lengths together: a batch costs what its longest text costs.
         for places in length_batches([len(text) for text in texts], TEXT_BATCH):
-            batch = self.processor(text=[texts[place] for place in places], truncation=truncation)
+            with self._tokenizing:
+                batch = self.processor(text=[texts[place] for place in places], truncation=truncation)
             output = self.model.get_text_features(**batch.to(self.model.device))
             vectors[places] = output.pooler_output.float().cpu().numpy()
         return vectors

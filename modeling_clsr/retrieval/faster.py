@@ -32,7 +32,7 @@ FILES = {
     "onnx-int8": ("onnx/model_qint8.onnx", "onnx/speech_encoder_qint8.onnx"),
     "openvino": ("openvino/openvino_model.xml", "openvino/openvino_speech_encoder.xml"),
 }
-FORMS = ("int8", *FILES)  # int8 is made of the weights when it is loaded
+FORMS = ("bfloat16", "int8", *FILES)  # the first two are made of the weights when they are loaded
 INPUTS = (("input_ids", "attention_mask"), ("input_features", "attention_mask"))
 OUTPUT = "last_hidden_state"
 OPSET = 23  # the first with attention as one operator; unfused, its scores fill the memory
@@ -123,6 +123,9 @@ def use_form(model: CLSRModel, processor: CLSRProcessor, folder: Path, form: str
     if form not in FORMS:
         raise ValueError(f"form is {form!r} but must be one of {', '.join(FORMS)}")
     _check_kind(model)
+    if form == "bfloat16":
+        model.bfloat16()
+        return
     model.float()
     if form == "int8":
         _quantize(model, loud_layers(model, processor))
@@ -266,6 +269,8 @@ def _quantize_onnx(source: Path, target: Path, loud: list[Tensor]) -> None:
 def _quantize(model: CLSRModel, loud: list[str], parts: tuple[str, ...] = ("",)) -> None:
     """Exchange linear layers for ones with int8 weights, a scale for each output channel, but for `loud`.
 
+    Keys and values of cross-attention stay, too: decoding uses their weights, not the layers, see `WhisperSteps`.
+
     Args:
         model: changed in place; the embedding that shares its weights with the last layer keeps them.
         loud: names of layers that stay.
@@ -280,7 +285,8 @@ def _quantize(model: CLSRModel, loud: list[str], parts: tuple[str, ...] = ("",))
     chosen = {
         name: quantization.per_channel_dynamic_qconfig
         for name, layer in model.named_modules()
-        if isinstance(layer, nn.Linear) and name.startswith(parts) and name not in loud
+        if isinstance(layer, nn.Linear) and name.startswith(parts)
+        if name not in loud and not name.endswith(("encoder_attn.k_proj", "encoder_attn.v_proj"))
     }
     with _quiet():
         quantization.quantize_dynamic(model, chosen, inplace=True)

@@ -9,6 +9,7 @@ import os
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..data.passages import Cutting, Passage, stream_passages
 from ..data.sampler import length_batches
 from ..data.speech_detector import SpeechDetector
 from .encoder import Encoder
+from .lanes import LANES, in_lanes
 from .moments import embed_windows
 from .schema import pack_windows, row_id, source_fingerprint
 
@@ -89,14 +91,15 @@ class Recording:
         }
 
 
-@dataclass(frozen=True)
+@dataclass(eq=False)
 class _Clip:
-    """A passage in the pool; `seconds` of its recording are done with it."""
+    """A passage in the pool; `seconds` of its recording are done with it. What is heard in it becomes its row."""
 
     recording: Recording
     passage: Passage
     waveform: np.ndarray
     seconds: float
+    row: dict[str, Any] | None = None
 
 
 def changed_recordings(paths: Iterable[Path], known: dict[str, str], report: AddReport) -> list[Recording]:
@@ -139,11 +142,12 @@ def encode_recordings(
     """
     open_recordings: list[Recording] = []
     clips = _read(recordings, cut, open_recordings, report)
-    while pool := list(itertools.islice(clips, POOL)):
-        for batch in length_batches([len(clip.waveform) for clip in pool], batch_size):
-            chosen = [pool[number] for number in batch]
-            _encode(encoder, chosen)
-            yield _finished(open_recordings, sum(clip.seconds for clip in chosen))
+    for chosen in in_lanes(partial(_encode, encoder), _batches(clips, batch_size), encoder.device):
+        for clip in chosen:
+            clip.recording.waiting -= 1
+            if clip.row is not None:
+                clip.recording.rows.append(clip.row)
+        yield _finished(open_recordings, sum(clip.seconds for clip in chosen))
     yield _finished(open_recordings, 0.0)  # those that end in silence
 
 
@@ -168,8 +172,16 @@ def _read(
         recording.complete = True
 
 
-def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
-    """Add the rows of one batch to their recordings. A clip without words, music or noise, leaves none."""
+def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
+    """Batch clips of like length; where there are few, a batch for each lane."""
+    while pool := list(itertools.islice(clips, POOL)):
+        most = min(batch_size, -(-len(pool) // LANES))
+        for batch in length_batches([len(clip.waveform) for clip in pool], most):
+            yield [pool[number] for number in batch]
+
+
+def _encode(encoder: Encoder, clips: list[_Clip]) -> list[_Clip]:
+    """Give the clips of one batch their rows. A clip without words, music or noise, gets none."""
     encoded = encoder.encode_passages([clip.waveform for clip in clips])
     transcripts = [transcript for transcript, _ in encoded]
     windows = embed_windows(
@@ -179,7 +191,6 @@ def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
     )
     for clip, (transcript, vector), window_vectors in zip(clips, encoded, windows, strict=True):
         recording, start_s = clip.recording, clip.passage.start_s
-        recording.waiting -= 1
         if not transcript.text.strip():
             continue
         norm = float(np.linalg.norm(vector))
@@ -192,12 +203,13 @@ def _encode(encoder: Encoder, clips: list[_Clip]) -> None:
             replace(word, start=round(start_s + word.start, 3), end=round(start_s + word.end, 3))
             for word in transcript.words
         ]
-        recording.rows.append(
+        clip.row = (
             recording.row(start_s, clip.passage.end_s)
             | {"transcript": transcript.text.strip(), "probability": transcript.probability}
             | {"words": [asdict(word) for word in words], "vector": vector.tolist()}
             | {"window_vectors": pack_windows(window_vectors)}
         )
+    return clips
 
 
 def _finished(open_recordings: list[Recording], seconds: float) -> tuple[float, list[Recording]]:

@@ -26,7 +26,7 @@ speak asked $R/asked.jsonl.gz --question question
 $PYTHON $R/held_out.py "$W" --out "$W/held_out.jsonl"
 trap 'kill $(jobs -p) &>/dev/null || true' EXIT
 hear() { # name, manifest, parts of the clips in quiet and in noise; a core for each
-  local settings=(--workers 0 --out "$W/heard")
+  local settings=(--workers 0 --dtype auto --out "$W/heard")
   OMP_NUM_THREADS=1 $PYTHON $R/hear.py "$1=$2" --shard "$3" "${settings[@]}" &
   OMP_NUM_THREADS=1 $PYTHON $R/hear.py "$1-noisy=$2" --shard "$4" --noise_dir "$W/noise" --snr_db 0,15 "${settings[@]}"
   wait $!

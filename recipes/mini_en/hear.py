@@ -110,12 +110,21 @@ def main() -> None:
     parser.add_argument("--degraded", help="folder of the clips under those conditions")
     parser.add_argument("--states", help="folder that keeps the states of the speech encoder")
     parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "auto"),
+        default="float32",
+        help="auto: bfloat16 where a CPU has matrix products in it, else float32",
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     if args.states and args.snr_db:
         parser.error(f"--states is {args.states} but --snr_db {args.snr_db} draws noise; leave one out")
     folder = checkpoint_folder(args.checkpoint)
-    model = CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device)
+    dtype = args.dtype
+    if dtype == "auto":
+        dtype = "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    model = CLSRModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(args.device)
     processor = CLSRProcessor.from_pretrained(folder)
     columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)
     shard, shards = map(int, args.shard.split("/"))

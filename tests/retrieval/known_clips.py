@@ -21,6 +21,7 @@ class KnownClips:
         self.clips = clips
         self.name = name
         self.fingerprint = fingerprint
+        self.device = "cpu"
         self.embed_dim = EMBED_DIM
         self.sampling_rate = 16000
         self.max_audio_s = 29.0
