@@ -5,6 +5,7 @@ Enters: cross-attention queries and keys of a decoder. Leaves: the first frame o
 
 from typing import cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -103,18 +104,17 @@ def monotonic_path(evidence: Tensor) -> list[int]:
     num_tokens, num_frames = evidence.shape
     if num_frames < num_tokens:
         return [token * num_frames // num_tokens for token in range(num_tokens)]
-    evidence = evidence.double().cpu()
-    best = torch.full((num_tokens,), -torch.inf, dtype=torch.float64)
-    best[0] = 0.0
-    advanced = torch.zeros(num_frames, num_tokens, dtype=torch.bool)
-    columns = evidence.T.contiguous()  # (F, N)
-    shifted = torch.full_like(best, -torch.inf)
-    for frame in range(num_frames):
-        if frame:
-            shifted[1:] = best[:-1]
-            advanced[frame] = shifted > best
-            best = torch.maximum(best, shifted)
-        best = best + columns[frame]
+    # In numpy, whose small operations cost a fraction of torch's.
+    columns = evidence.double().cpu().numpy().T.copy()  # (F, N)
+    best = np.full(num_tokens, -np.inf)
+    best[0] = columns[0, 0]
+    advanced = np.zeros((num_frames, num_tokens), dtype=bool)
+    shifted = np.full(num_tokens, -np.inf)
+    for frame in range(1, num_frames):
+        shifted[1:] = best[:-1]
+        np.greater(shifted, best, out=advanced[frame])
+        np.maximum(best, shifted, out=best)
+        best += columns[frame]
     starts = [0] * num_tokens
     token = num_tokens - 1
     moves = advanced.tolist()

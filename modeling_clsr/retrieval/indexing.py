@@ -20,7 +20,7 @@ from ..data.passages import Cutting, Passage, stream_passages
 from ..data.sampler import length_batches
 from ..data.speech_detector import SpeechDetector
 from .encoder import Encoder
-from .lanes import LANES, in_lanes
+from .lanes import in_lanes, lane_batch_size
 from .moments import embed_windows
 from .schema import pack_windows, row_id, source_fingerprint
 
@@ -173,9 +173,9 @@ def _read(
 
 
 def _batches(clips: Iterator[_Clip], batch_size: int) -> Iterator[list[_Clip]]:
-    """Batch clips of like length; where there are few, a batch for each lane."""
+    """Batch clips of like length, as many batches for one lane as for the other."""
     while pool := list(itertools.islice(clips, POOL)):
-        most = min(batch_size, -(-len(pool) // LANES))
+        most = lane_batch_size(len(pool), batch_size)
         for batch in length_batches([len(clip.waveform) for clip in pool], most):
             yield [pool[number] for number in batch]
 

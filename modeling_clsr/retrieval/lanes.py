@@ -5,6 +5,7 @@ each other use what one leaves idle.
 """
 
 import itertools
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,6 +16,16 @@ import torch
 LANES = 2
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def lane_batch_size(count: int, most: int) -> int:
+    """Return how many of `count` items a batch should have, at most `most`, so that all lanes get alike.
+
+    >>> lane_batch_size(49, 16)  # not three full ones and one of a single item
+    13
+    """
+    rounds = math.ceil(count / (LANES * most))
+    return math.ceil(count / (LANES * rounds))
 
 
 def in_lanes(function: Callable[[Item], Result], items: Iterable[Item], device: str) -> Iterator[Result]:
