@@ -3,13 +3,14 @@
     python benchmarks/forms.py --json benchmarks/results/forms.json
     python benchmarks/forms.py --limit 16 --forms float32 int8
 
-Each form runs in a process of its own, and one process at a time: a batch of clips goes to all forms, one after the
-other, in an order that moves on with every batch, so that what else the machine does meets all alike. The same with
-questions. Forms that the checkpoint lacks are added to it. 95 % intervals: bootstrap over batches, clips, and questions
-by passage.
+Each form runs in a process of its own, and one process at a time: two batches of clips, encoded beside each other as by
+`clsr index`, go to all forms, one after the other, in an order that moves on, so that what else the machine does meets
+all alike. The same with questions. Forms that the checkpoint lacks are added to it. 95 % intervals: bootstrap over
+twos of batches, clips, and questions by passage.
 """
 
 import argparse
+import itertools
 import multiprocessing
 import resource
 import time
@@ -29,6 +30,7 @@ from modeling_clsr.hub.build import default_checkpoint
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
 from modeling_clsr.retrieval.encoder import Encoder, checkpoint_fingerprint
 from modeling_clsr.retrieval.faster import FILES, FORMS, export_form, has_form
+from modeling_clsr.retrieval.lanes import LANES, in_lanes
 
 PLAIN = "float32"
 RATE = 16000
@@ -44,22 +46,21 @@ def answer(pipe: Connection, checkpoint: Path, form: str) -> None:
         if isinstance(task[0], str):
             found = encoder.encode_texts(task)
         else:
-            found = [(transcript.text, vector) for transcript, vector in encoder.encode_passages(task)]
+            heard = itertools.chain(*in_lanes(encoder.encode_passages, task, "cpu"))
+            found = [(transcript.text, vector) for transcript, vector in heard]
         pipe.send((time.perf_counter() - start, found))
     pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
 
 
-def measure(
-    pipes: dict[str, Connection], batches: list[list]
-) -> tuple[dict[str, np.ndarray], dict[str, list]]:
-    """Return each form's seconds for each batch, and what it made of all of them, in their order."""
-    seconds = {form: np.zeros(len(batches)) for form in pipes}
+def measure(pipes: dict[str, Connection], tasks: list[list]) -> tuple[dict[str, np.ndarray], dict[str, list]]:
+    """Return each form's seconds for each task, and what it made of all of them, in their order."""
+    seconds = {form: np.zeros(len(tasks)) for form in pipes}
     found: dict[str, list] = {form: [] for form in pipes}
     forms = list(pipes)
-    for number, batch in enumerate(batches):
+    for number, task in enumerate(tasks):
         turn = number % len(forms)
         for form in forms[turn:] + forms[:turn]:
-            pipes[form].send(batch)
+            pipes[form].send(task)
             seconds[form][number], made = pipes[form].recv()
             found[form] += list(made)
     return seconds, found
@@ -78,7 +79,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="checkpoint folder (default: the default checkpoint)")
     parser.add_argument("--forms", nargs="+", choices=(PLAIN, *FORMS), default=(PLAIN, *FORMS))
     parser.add_argument("--limit", type=int, help="use so many clips only, those asked about first")
-    parser.add_argument("--batch-size", type=int, default=8)
+    parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     arguments = parser.parse_args()
     stamp = make_stamp()
@@ -97,7 +98,8 @@ def main() -> None:
     waves = [load_audio(row.audio) for row in passages]
     places = length_batches([len(wave) for wave in waves], arguments.batch_size)
     batches = [[waves[place] for place in batch] for batch in places]
-    audio = np.array([sum(map(len, batch)) / RATE for batch in batches])
+    tasks = [batches[at : at + LANES] for at in range(0, len(batches), LANES)]
+    audio = np.array([sum(len(wave) for batch in task for wave in batch) / RATE for task in tasks])
     texts = [question.question for question in questions]
     asking = [texts[at : at + QUESTIONS_AT_ONCE] for at in range(0, len(texts), QUESTIONS_AT_ONCE)]
 
@@ -107,9 +109,9 @@ def main() -> None:
         pipes[form], other = spawn.Pipe()
         spawn.Process(target=answer, args=(other, checkpoint, form), daemon=True).start()
         pipes[form].recv()  # loaded
-    measure(pipes, [batches[-1]])  # warm up
+    measure(pipes, [tasks[-1]])  # warm up
     measure(pipes, [asking[-1]])
-    seconds, heard = measure(pipes, batches)
+    seconds, heard = measure(pipes, tasks)
     text_seconds, vectors = measure(pipes, asking)
 
     print(

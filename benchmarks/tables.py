@@ -31,8 +31,10 @@ RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages a
 GAIN_RULES = {"dense": RULES["dense"], "hybrid": "cosine and 0.01 × BM25", "search": RULES["search"]}
 SYSTEMS = {
     "clsr": "CLSR, float32",
+    "clsr-bfloat16": "CLSR, bfloat16",
     "cascade": "faster-whisper base int8, one by one, + MiniLM",
     "cascade-batched": "faster-whisper base int8, its own batching, + MiniLM",
+    "cascade-batched-two": "faster-whisper base int8, its own batching, two workers, + MiniLM",
 }
 
 
@@ -72,6 +74,10 @@ def figures_table() -> str:
         if "recall_at_1_with_moment" in row:
             figure += f", as `clsr search` ranks {share(row, 'recall_at_1_with_moment')}"
         lines.append(line(f"indexing: {SYSTEMS[row['system']]}", figure, "indexing.py"))
+    for pair, (middle, least, most) in indexing["figures"]["times_as_fast"].items():
+        own, rival = (SYSTEMS[name] for name in pair.split(" / "))
+        figure = f"{middle:.2f} times as fast ({least:.2f} to {most:.2f})"
+        lines.append(line(f"indexing: {own}, beside {rival}", figure, "indexing.py"))
     parameters = sum(recognition["stamp"]["parameters"].values()) / 1e6
     machine = f"{indexing['stamp']['processor']}, {indexing['stamp']['threads']} threads"
     lines += [

@@ -3,7 +3,8 @@
 #   bash recipes/mini_en/cpu.sh DATA WORK
 # DATA is the data folder; WORK gets squad/ and asked/, some 32 h of speech, what the recogniser heard of it, one half in
 # quiet and the other in noise, and text/, the encoder. HALVES="0 1" hears each half the other way, too, in an hour more.
-# A second run skips what is done and goes on with what is not. Then freeze it:
+# A second run skips what is done and goes on with what is not; what recipes/mini_en/heard holds is not heard again unless
+# ANEW=1. Then freeze the encoder:
 #   python -m modeling_clsr.hub.changes --base "$(clsr build)" --tuned_text WORK/text --text_bits 8 --release checkpoints/clsr-mini-en
 # A trial: LIMIT=8 FLAGS="--steps 2".
 set -euo pipefail
@@ -17,6 +18,13 @@ for name in noise1 noise2 noise3 rir1 rir2; do cp -u "$DATA"/noise/$name.flac "$
 # Those chapters are read in real-mix.
 zcat "$Q/ljspeech_texts.tsv.gz" | grep -v '^LJ00[123]-' | gzip -n >"$W/ljspeech_texts.tsv.gz"
 
+if [[ -z ${ANEW:-} ]]; then
+  mkdir -p "$W/heard"
+  for file in "$R"/heard/*.jsonl.gz; do
+    kept=$W/heard/$(basename "$file" .gz)
+    [[ -f $kept ]] || zcat "$file" >"$kept"
+  done
+fi
 speak() { # folder, texts, more arguments
   $PYTHON -m modeling_clsr.data.synthesis "$2" --voices "$(<$R/voices.txt)" --seed 1 --workers 2 \
     ${LIMIT:+--limit "$LIMIT"} --out "$W/$1" "${@:3}"
