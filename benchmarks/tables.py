@@ -76,14 +76,17 @@ def figures_table() -> str:
         lines.append(line(f"indexing: {SYSTEMS[row['system']]}", figure, "indexing.py"))
     for pair, (middle, least, most) in indexing["figures"]["times_as_fast"].items():
         own, rival = (SYSTEMS[name] for name in pair.split(" / "))
-        figure = f"{middle:.2f} times as fast ({least:.2f} to {most:.2f})"
-        lines.append(line(f"indexing: {own}, beside {rival}", figure, "indexing.py"))
+        rounds = f"{least:.2f} to {most:.2f} in {indexing['stamp']['rounds']} rounds"
+        lines.append(
+            line(f"indexing: {own}, beside {rival}", f"{middle:.2f} times as fast ({rounds})", "indexing.py")
+        )
     parameters = sum(recognition["stamp"]["parameters"].values()) / 1e6
     machine = f"{indexing['stamp']['processor']}, {indexing['stamp']['threads']} threads"
     lines += [
         "",
         f"Default checkpoint: {parameters:.1f} million parameters. Indexing: {indexing['stamp']['data']}, in one run,",
-        f"on {machine}. The stamps in `benchmarks/results` name commit, versions and data.",
+        f"on {machine}; what bfloat16 gains depends on the processor",
+        "([docs/faster.md](docs/faster.md)). The stamps in `benchmarks/results` name commit, versions and data.",
     ]
     return "\n".join(lines)
 
