@@ -24,13 +24,8 @@ if TYPE_CHECKING:
 REPORTED_ERRORS = (OSError, ValueError, ImportError, RuntimeError)
 INTERRUPTED = {"index": "interrupted; finished recordings are kept, run the same command again to go on"}
 FORMATS = ("srt", "vtt", "json", "txt")  # of subtitles.render, which is imported when it is needed
-FORMS = (
-    "bfloat16",
-    "int8",
-    "onnx",
-    "onnx-int8",
-    "openvino",
-)  # of retrieval.faster; the first two need no building
+# Those of retrieval.faster; the first two need no building.
+FORMS = ("bfloat16", "int8", "onnx", "onnx-int8", "openvino")
 FILTERS = ("file", "exclude", "mode", "after", "before")  # of SpeechIndex.search
 MARK_ON, MARK_OFF = "\x02", "\x03"  # stand for the marks while lines are broken
 PLAIN_MARKS = {MARK_ON: "»", MARK_OFF: "«"}
