@@ -88,7 +88,7 @@ class WhisperSteps:
     Cross-attention asks the encoder states themselves. With the states S (F, H) and the weights of a head, the scores
     q (S Wk)ᵀ are (q Wkᵀ) Sᵀ, and the sum a (S Wv + b) is (a S) Wv + b; a bias of the keys shifts all scores of a
     query alike. So all heads of all layers read the same H values of a frame, where a cache holds 2 H for each layer:
-    a sixth of the memory for Whisper base and half of the reading, the values equal but for rounding.
+    a twelfth of the memory for Whisper base's six layers and half of the reading, the values equal but for rounding.
 
     Source: weight absorption of multi-head latent attention (DeepSeek-V2, arXiv 2405.04434, section 2.1.2).
     """

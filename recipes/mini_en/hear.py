@@ -123,7 +123,8 @@ def main() -> None:
     folder = checkpoint_folder(args.checkpoint)
     dtype = args.dtype
     if dtype == "auto":
-        dtype = "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+        pays = args.device == "cpu" and torch.cpu.get_capabilities().get("amx_bf16")
+        dtype = "bfloat16" if pays else "float32"
     model = CLSRModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(args.device)
     processor = CLSRProcessor.from_pretrained(folder)
     columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)
