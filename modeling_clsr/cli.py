@@ -5,8 +5,10 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import sys
 import textwrap
+import threading
 import time
 import traceback
 from collections import Counter
@@ -14,7 +16,7 @@ from collections.abc import Sequence
 from datetime import date
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from .data.passages import Cutting
@@ -101,10 +103,29 @@ def _index(arguments: argparse.Namespace) -> int:
     _hide_loading_bars()
     index = SpeechIndex.open_or_create(arguments.index, _encoder(arguments), cut)
     failed = _add(index, arguments)
-    while arguments.watch:
-        time.sleep(arguments.watch)
-        failed = _add(index, arguments, quiet=True)
+    if arguments.watch:
+        _watch(index, arguments)
     return 1 if failed else 0
+
+
+def _watch(index: "SpeechIndex", arguments: argparse.Namespace) -> NoReturn:
+    """Keep an index current until Ctrl-C, which raises a KeyboardInterrupt."""
+    stopped = threading.Event()
+
+    def stop(*_: object) -> NoReturn:
+        stopped.set()
+        raise KeyboardInterrupt  # Python drops it in a weak reference's callback; hence the event
+
+    before = signal.getsignal(signal.SIGINT)
+    if before is not signal.SIG_IGN:  # as a shell's background jobs have it
+        signal.signal(signal.SIGINT, stop)
+    try:
+        while not stopped.is_set():
+            time.sleep(arguments.watch)
+            _add(index, arguments, quiet=True)
+        raise KeyboardInterrupt
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _delete(arguments: argparse.Namespace) -> int:
