@@ -30,6 +30,7 @@ from modeling_clsr.training.features import Shards, keep_states
 
 MAX_BATCH = 64
 NOISE_SEED = 7
+DTYPES = ("float32", "bfloat16", "auto")
 
 
 def noise_and_rooms(noise_dir: str, snr_db: str) -> Augmentation:
@@ -78,6 +79,14 @@ class Batches(Dataset):
         return self.augment(waveform, SAMPLING_RATE, (NOISE_SEED, 0, zlib.crc32(row.id.encode())))
 
 
+def chosen_dtype(name: str, device: str) -> torch.dtype:
+    """Return a dtype by its name; "auto" is bfloat16 where a CPU has matrix products in it, else float32."""
+    if name == "auto":
+        pays = device == "cpu" and torch.cpu.get_capabilities().get("amx_bf16")
+        name = "bfloat16" if pays else "float32"
+    return getattr(torch, name)
+
+
 @torch.inference_mode()
 def hear(model: CLSRModel, batches: Batches, title: str, workers: int) -> Iterator[dict[str, str]]:
     """Yield what was heard, batch by batch, longest clips first."""
@@ -112,7 +121,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument(
         "--dtype",
-        choices=("float32", "bfloat16", "auto"),
+        choices=DTYPES,
         default="float32",
         help="auto: bfloat16 where a CPU has matrix products in it, else float32",
     )
@@ -121,11 +130,8 @@ def main() -> None:
     if args.states and args.snr_db:
         parser.error(f"--states is {args.states} but --snr_db {args.snr_db} draws noise; leave one out")
     folder = checkpoint_folder(args.checkpoint)
-    dtype = args.dtype
-    if dtype == "auto":
-        pays = args.device == "cpu" and torch.cpu.get_capabilities().get("amx_bf16")
-        dtype = "bfloat16" if pays else "float32"
-    model = CLSRModel.from_pretrained(folder, dtype=getattr(torch, dtype)).eval().to(args.device)
+    dtype = chosen_dtype(args.dtype, args.device)
+    model = CLSRModel.from_pretrained(folder, dtype=dtype).eval().to(args.device)
     processor = CLSRProcessor.from_pretrained(folder)
     columns = dict(pair.split("=", 1) for pair in args.columns.split(",") if pair)
     shard, shards = map(int, args.shard.split("/"))

@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from average import mix_weights
+from hear import DTYPES, chosen_dtype
 from held_out import FIRST, LAST
 from labels import read_versions
 from torch import Tensor
@@ -68,10 +69,10 @@ class Passage:
 
 
 class Texts:
-    """A text encoder with its tokenizer: lists of texts to unit vectors."""
+    """A text encoder with its tokenizer: lists of texts to unit vectors; `dtype` is that of its products."""
 
-    def __init__(self, model: CLSRModel, processor: CLSRProcessor):
-        self.model, self.processor = model, processor
+    def __init__(self, model: CLSRModel, processor: CLSRProcessor, dtype: torch.dtype = torch.float32):
+        self.model, self.processor, self.dtype = model, processor, dtype
 
     def __call__(self, texts: Sequence[str]) -> Tensor:
         """Embed N texts, (N, D), in pieces of like length."""
@@ -80,7 +81,9 @@ class Texts:
         for start in range(0, len(texts), ENCODE_BATCH):
             part = [texts[index] for index in order[start : start + ENCODE_BATCH]]
             tokens = self.processor(text=part, truncation=True).to(self.model.device)
-            vectors.append(self.model.get_text_features(**tokens).pooler_output)
+            lower = self.dtype != torch.float32
+            with torch.autocast(self.model.device.type, self.dtype, enabled=lower):
+                vectors.append(self.model.get_text_features(**tokens).pooler_output.float())
         back = torch.empty(len(order), dtype=torch.long)
         back[torch.tensor(order)] = torch.arange(len(order))
         return torch.cat(vectors)[back.to(self.model.device)]
@@ -186,7 +189,7 @@ class Found:
 
 
 @torch.no_grad()
-def measure(student: Texts, pools: dict[str, list[Passage]]) -> dict[str, Found]:
+def measure(texts: Texts, pools: dict[str, list[Passage]]) -> dict[str, Found]:
     """Rank each pool by cosine with its recognised words."""
     found = {}
     for name, passages in pools.items():
@@ -194,7 +197,7 @@ def measure(student: Texts, pools: dict[str, list[Passage]]) -> dict[str, Found]
             continue
         questions = [question for passage in passages for question in passage.questions]
         right = np.array([n for n, passage in enumerate(passages) for _ in passage.questions])
-        scores = student(questions) @ student([passage.heard for passage in passages]).T
+        scores = texts(questions) @ texts([passage.heard for passage in passages]).T
         found[name] = Found((scores.argmax(dim=1).cpu().numpy() == right).astype(float), right)
     return found
 
@@ -306,18 +309,25 @@ def main() -> None:
     parser.add_argument("--held_out", type=int, default=FIRST, help="how many are not")
     parser.add_argument("--asked_held_out", type=int, default=LAST, help="of the last lines of --asked")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--dtype", choices=DTYPES, default="auto", help="of products while learning; auto: as hear.py"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
     stamp = make_stamp()
     torch.manual_seed(args.seed)
     folder = checkpoint_folder(args.checkpoint)
     processor = CLSRProcessor.from_pretrained(folder)
+    dtype = chosen_dtype(args.dtype, args.device)
     student, teacher = (
-        Texts(CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device), processor)
+        Texts(CLSRModel.from_pretrained(folder, dtype=torch.float32).eval().to(args.device), processor, dtype)
         for _ in range(2)
     )
+    exact = Texts(student.model, processor)
     for texts in (student, teacher):
         texts.model.requires_grad_(False)
+        if dtype != torch.float32:  # on a CPU the gradient of the joined attention is slow below float32
+            texts.model.text_model.set_attn_implementation("eager")
     heard = read_versions(Path(args.heard))
     sentences = read_sentences(args.squad, "sentence", heard)
     asked = read_sentences(args.asked, "text", heard) if args.asked else []
@@ -346,7 +356,7 @@ def main() -> None:
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
-    before = measure(student, pools)
+    before = measure(exact, pools)
     weights = {
         name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()
     }
@@ -355,7 +365,7 @@ def main() -> None:
     mixed, gains = {}, {}
     for share in (0.25, 0.5, 0.75, 1.0):
         student.model.text_model.load_state_dict(mix_weights(weights, tuned, share))
-        after = measure(student, pools)
+        after = measure(exact, pools)
         mixed[str(share)] = recall(after)
         gains[str(share)] = {
             name: vars(paired_test(pool.hits, before[name].hits, pool.passages))
