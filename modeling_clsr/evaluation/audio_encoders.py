@@ -9,7 +9,7 @@ import numpy as np
 
 from ..data.audio import SAMPLING_RATE
 from ..data.manifest import Row
-from .systems import Cache, Entry, Scored, clip_entries, unit
+from .systems import Cache, Scored, unit
 
 
 class AudioEncoderSystem:
@@ -42,10 +42,8 @@ class AudioEncoderSystem:
             unit(self.embed_texts(list(questions))) @ clips.T, None, sum(e.seconds for e in entries)
         )
 
-    def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        return clip_entries(
-            waveforms, lambda clips: [(None, vector.tolist()) for vector in self.embed_clips(clips)]
-        )
+    def _hear(self, clips: list[np.ndarray]) -> list[tuple[None, list[float]]]:
+        return [(None, vector.tolist()) for vector in self.embed_clips(clips)]
 
 
 def sentence_transformers_system(

@@ -21,10 +21,14 @@ from ..data.manifest import Row
 from ..data.passages import cut_passages
 from ..data.sampler import length_batches
 from ..retrieval.encoder import Encoder
+from ..retrieval.lanes import in_lanes
 from .recognisers import Recogniser
 from .scoring import EncodeTexts, KnownTexts, score_texts
 
 BATCH_SIZE = 8
+
+
+Hear = Callable[[list[np.ndarray]], Iterable[tuple[str | None, list[float] | None]]]
 
 
 @dataclass
@@ -34,7 +38,7 @@ class Scored:
     Attributes:
         scores: (Q, N), larger is better.
         transcripts: of the passages; None where nothing is recognised.
-        seconds: spent on the passages' audio, that of earlier runs included.
+        seconds: spent on the passages' audio, from its files on; that of earlier runs is included.
     """
 
     scores: np.ndarray
@@ -84,21 +88,33 @@ class Cache:
         assert self.folder is not None
         return self.folder / f"{hashlib.sha256(self.key.encode()).hexdigest()[:16]}.jsonl"
 
-    def fill(
-        self, passages: Sequence[Row], make: Callable[[list[np.ndarray]], list[Entry]], title: str
-    ) -> list[Entry]:
-        """Return an entry for each passage; those that are missing are made in batches of like length."""
+    def fill(self, passages: Sequence[Row], hear: Hear, title: str, device: str | None = None) -> list[Entry]:
+        """Return an entry for each passage; those that are missing are heard in batches of like length.
+
+        Args:
+            passages: of the pool.
+            hear: gives transcript and vector of each clip of a batch.
+            title: of the bar.
+            device: of a model that hears in lanes, as `clsr index` does; None for one that has its own threads.
+        """
         self._read()  # another system may share the recogniser
         clips = [hashlib.sha256(Path(row.audio).read_bytes()).hexdigest() for row in passages]
         todo = [number for number, clip in enumerate(clips) if clip not in self.known]
         lengths = [passages[number].duration or 0.0 for number in todo]
+        batches = [[todo[place] for place in batch] for batch in length_batches(lengths, BATCH_SIZE)]
+
+        def heard(numbers: list[int]) -> list[tuple[int, tuple[str | None, list[float] | None]]]:
+            waveforms = [load_audio(passages[number].audio) for number in numbers]
+            return list(zip(numbers, hear(waveforms), strict=True))
+
         with tqdm(total=len(todo), unit="clip", desc=title, disable=not todo) as bar:
-            for batch in length_batches(lengths, BATCH_SIZE):
-                numbers = [todo[place] for place in batch]
-                waveforms = [load_audio(passages[number].audio) for number in numbers]
-                for number, entry in zip(numbers, make(waveforms), strict=True):
-                    self._add(clips[number], entry)
-                bar.update(len(batch))
+            start = time.perf_counter()
+            for found in map(heard, batches) if device is None else in_lanes(heard, batches, device):
+                now = time.perf_counter()  # batches overlap in lanes: what passed since the last one counts
+                for number, (text, vector) in found:
+                    self._add(clips[number], Entry(text, vector, (now - start) / len(found)))
+                start = now
+                bar.update(len(found))
         return [self.known[clip] for clip in clips]
 
     def _add(self, clip: str, entry: Entry) -> None:
@@ -152,16 +168,13 @@ class CLSRSystem:
 
     def score(self, questions: Sequence[str], passages: Sequence[Row]) -> Scored:
         """Score as `score_texts` does, with the vectors of the one pass over the audio."""
-        entries = self.cache.fill(passages, self._hear, self.name)
+        entries = self.cache.fill(passages, self._hear, self.name, self.encoder.device)
         texts = [entry.text or "" for entry in entries]
         vectors = np.array([entry.vector for entry in entries], dtype=np.float32)
         scores = score_texts(self.scoring, self.encode, questions, texts, vectors)
         return Scored(scores, texts if self.recognises else None, sum(entry.seconds for entry in entries))
 
-    def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        return clip_entries(waveforms, self._embed)
-
-    def _embed(self, clips: list[np.ndarray]) -> Iterator[tuple[str, list[float]]]:
+    def _hear(self, clips: list[np.ndarray]) -> Iterator[tuple[str, list[float]]]:
         """Yield transcript and vector of each clip; one that is too long for one pass is cut in its pauses."""
         pieces = [pieces_of(clip, self.encoder) for clip in clips]
         heard = iter(self.encoder.encode_passages([piece for own in pieces for piece in own]))
@@ -210,19 +223,8 @@ class CascadeSystem:
         scores = score_texts(self.scoring, self.encode, questions, texts, vectors)
         return Scored(scores, texts, sum(entry.seconds for entry in entries) + embedding_s)
 
-    def _hear(self, waveforms: list[np.ndarray]) -> list[Entry]:
-        return clip_entries(waveforms, lambda clips: [(text, None) for text in self.recogniser(clips)])
-
-
-def clip_entries(
-    waveforms: list[np.ndarray],
-    hear: Callable[[list[np.ndarray]], Iterable[tuple[str | None, list[float] | None]]],
-) -> list[Entry]:
-    """Run a batch and share its seconds among the clips; `hear` gives transcript and vector of each."""
-    start = time.perf_counter()
-    found = list(hear(waveforms))
-    share = (time.perf_counter() - start) / len(waveforms)
-    return [Entry(text, vector, share) for text, vector in found]
+    def _hear(self, clips: list[np.ndarray]) -> list[tuple[str, None]]:
+        return [(text, None) for text in self.recogniser(clips)]
 
 
 def pieces_of(clip: np.ndarray, encoder: Encoder) -> list[np.ndarray]:
