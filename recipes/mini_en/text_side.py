@@ -207,6 +207,13 @@ def recall(found: dict[str, Found]) -> dict[str, float]:
     return {name: float(pool.hits.mean()) for name, pool in found.items()}
 
 
+def gain(found: dict[str, Found], other: dict[str, Found]) -> dict[str, dict]:
+    """Test each pool's R@1 against another's, question by question."""
+    return {
+        name: vars(paired_test(pool.hits, other[name].hits, pool.passages)) for name, pool in found.items()
+    }
+
+
 def listwise_loss(
     student: Texts, passages: list[Passage], taught: Tensor, questions: list[str], right: Tensor, args
 ) -> Tensor:
@@ -294,6 +301,7 @@ def main() -> None:
     parser.add_argument("--medquad", help="questions and answers that nobody spoke")
     parser.add_argument("--plain", help="texts whose vectors shall stay as they are, with commas")
     parser.add_argument("--out", required=True, help="folder of the text encoder and dev.json")
+    parser.add_argument("--beside", help="checkpoint that is measured on the same held-out passages, too")
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--stretch", type=int, default=220, help="sentences of a step: about one article")
     parser.add_argument("--questions", type=int, default=400, help="of a step")
@@ -357,25 +365,30 @@ def main() -> None:
     out.mkdir(parents=True, exist_ok=True)
     start = time.perf_counter()
     before = measure(exact, pools)
+    beside = None
+    if args.beside:
+        other = CLSRModel.from_pretrained(checkpoint_folder(args.beside), dtype=torch.float32)
+        beside = measure(Texts(other.eval().to(args.device), processor), pools)
     weights = {
         name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()
     }
     curve = train(student, teacher, data, args)
     tuned = {name: weight.detach().clone() for name, weight in student.model.text_model.state_dict().items()}
-    mixed, gains = {}, {}
+    mixed, gains, lead = {}, {}, {}
     for share in (0.25, 0.5, 0.75, 1.0):
         student.model.text_model.load_state_dict(mix_weights(weights, tuned, share))
         after = measure(exact, pools)
         mixed[str(share)] = recall(after)
-        gains[str(share)] = {
-            name: vars(paired_test(pool.hits, before[name].hits, pool.passages))
-            for name, pool in after.items()
-        }
+        gains[str(share)] = gain(after, before)
+        if beside is not None:
+            lead[str(share)] = gain(after, beside)
     student.model.text_model.save_pretrained(out)
     draw_curve(curve, out / CURVE_FILE)
     sizes = {name: len(content) for name, content in data.items() if name != "words"}
     settings = {name: value for name, value in vars(args).items() if name not in PATHS}
     figures = {"before": recall(before), "after": mixed, "after - before": gains, "curve": curve}
+    if beside is not None:
+        figures |= {"beside": recall(beside), "after - beside": lead}
     figures["seconds"] = time.perf_counter() - start
     write_stamped(out / "dev.json", figures, stamp, settings=settings, texts=sizes)
     print(json.dumps({"before": recall(before), "after": mixed, "loss": [curve[0], curve[-1]]}))

@@ -193,15 +193,19 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
     ]
     asked = tmp_path / "asked.jsonl"
     asked.write_text("\n".join(map(json.dumps, lines)) + "\n")
-    for name, rate in (("slow", 1e-9), ("fast", 5e-3)):
+
+    def text_side(name, rate, *more):
         run(
             monkeypatch,
             "text_side.py",
             *("--checkpoint", tiny_checkpoint, "--squad", spoken / "s.jsonl"),
             *("--heard", spoken / "heard", "--plain", plain, "--out", tmp_path / name, "--steps", 25),
             *("--held_out_from", 40, "--learning_rate", rate, "--anchor_weight", 0, "--device", "cpu"),
-            *("--asked", asked, "--asked_held_out", 4, "--asked_stretch", 6),
+            *("--asked", asked, "--asked_held_out", 4, "--asked_stretch", 6, *more),
         )
+
+    text_side("slow", 1e-9)
+    text_side("fast", 5e-3)
     fast = json.loads((tmp_path / "fast" / "dev.json").read_text())
     found = fast["figures"]
     assert fast["stamp"]["settings"]["learning_rate"] == 5e-3 and fast["stamp"]["texts"]["plain"] == 3
@@ -229,6 +233,11 @@ def test_text_side_trains_measures_mixtures_and_the_best_one_is_named(
     }
     named = capsys.readouterr().out.split()
     assert sorted(named) == ["fast", "slow"] and means[named[0]] == max(means.values())
+    # What has been trained is not trained again, only measured beside another.
+    text_side("fast", 5e-3, "--beside", tiny_checkpoint)
+    again = json.loads((tmp_path / "fast" / "dev.json").read_text())["figures"]
+    assert again["after"] == found["after"] and again["beside"] == found["before"]
+    assert again["after - beside"] == found["after - before"]
 
 
 def test_text_side_goes_on_where_it_was_stopped(spoken, tiny_checkpoint, tmp_path, monkeypatch):
