@@ -386,6 +386,7 @@ def main() -> None:
     draw_curve(curve, out / CURVE_FILE)
     sizes = {name: len(content) for name, content in data.items() if name != "words"}
     settings = {name: value for name, value in vars(args).items() if name not in PATHS}
+    settings["dtype"] = str(dtype).removeprefix("torch.")
     figures = {"before": recall(before), "after": mixed, "after - before": gains, "curve": curve}
     if beside is not None:
         figures |= {"beside": recall(beside), "after - beside": lead}
