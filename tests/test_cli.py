@@ -228,6 +228,15 @@ def test_recordings_are_taken_out_of_the_index_and_stay_in_their_folder(
     assert (tmp_path / "talks" / "a.wav").is_file()
 
 
+@pytest.fixture
+def ctrl_c():
+    """Let Ctrl-C count, for child processes, too: a shell's background jobs ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c")
 def test_watched_folder_is_kept_current_until_ctrl_c(tmp_path, checkpoint):
     (tmp_path / "talks").mkdir()
     soundfile.write(tmp_path / "talks" / "a.wav", np.zeros(32000), 16000)
@@ -267,6 +276,7 @@ class Loses:
         signal.raise_signal(signal.SIGINT)
 
 
+@pytest.mark.usefixtures("ctrl_c")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_watching_ends_at_a_ctrl_c_that_python_drops(monkeypatch, capsys, tmp_path, checkpoint):
     soundfile.write(tmp_path / "a.wav", np.zeros(32000), 16000)
