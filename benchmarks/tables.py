@@ -25,8 +25,8 @@ FIRST_TEXT = "text_side_squad"  # the text encoder without questions in other wo
 MORE_TEXT = {
     "text_side_squad_400": "400 steps in place of 160",
     "text_side": "questions in other words learnt, too (released)",
-    "text_side_heard": "all of its 32.4 h heard, beside the released one",
-    "text_side_heard_320": "all of its 32.4 h heard, 320 steps, beside the released one",
+    "text_side_heard": "every sentence and line heard, beside the released one",
+    "text_side_heard_320": "every sentence and line heard, 320 steps, beside the released one",
 }
 EVALUATIONS = ("evaluation", "moments", "robustness")  # results.json of `eval_clsr.py`
 RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages are ranked

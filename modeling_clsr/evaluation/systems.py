@@ -26,9 +26,8 @@ from .recognisers import Recogniser
 from .scoring import EncodeTexts, KnownTexts, score_texts
 
 BATCH_SIZE = 8
-
-
-Hear = Callable[[list[np.ndarray]], Iterable[tuple[str | None, list[float] | None]]]
+Heard = tuple[str | None, list[float] | None]  # transcript and vector of a clip
+Hear = Callable[[list[np.ndarray]], Iterable[Heard]]
 
 
 @dataclass
@@ -103,7 +102,7 @@ class Cache:
         lengths = [passages[number].duration or 0.0 for number in todo]
         batches = [[todo[place] for place in batch] for batch in length_batches(lengths, BATCH_SIZE)]
 
-        def heard(numbers: list[int]) -> list[tuple[int, tuple[str | None, list[float] | None]]]:
+        def heard(numbers: list[int]) -> list[tuple[int, Heard]]:
             waveforms = [load_audio(passages[number].audio) for number in numbers]
             return list(zip(numbers, hear(waveforms), strict=True))
 

@@ -19,7 +19,7 @@ for name in noise1 noise2 noise3 rir1 rir2; do cp -u "$DATA"/noise/$name.flac "$
 # Those chapters are read in real-mix.
 zcat "$Q/ljspeech_texts.tsv.gz" | grep -v '^LJ00[123]-' | gzip -n >"$W/ljspeech_texts.tsv.gz"
 
-# Without ANEW a little more than the sentences of held_out.py alone.
+# Without ANEW a little more than FIRST and LAST of held_out.py.
 squad=(--limit "${LIMIT:-250}") asked=(--skip 6900 ${LIMIT:+--limit "$LIMIT"})
 if [[ -n ${ANEW:-} ]]; then
   squad=(${LIMIT:+--limit "$LIMIT"}) asked=("${squad[@]}")

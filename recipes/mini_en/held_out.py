@@ -17,7 +17,7 @@ LAST = 850  # lines with questions in other words
 
 
 def held_out(articles: list[Row], asked: list[Row]) -> list[Row]:
-    """Return the rows of the first sentences and of the last lines; `asked` must hold all lines."""
+    """Return the rows of the first sentences and of the last lines; `asked` must hold the very last one."""
     lines = max(map(sentence_number, asked)) + 1
     rows = [row for row in articles if sentence_number(row) < FIRST]
     return rows + [row for row in asked if row.question and sentence_number(row) >= lines - LAST]
