@@ -24,9 +24,9 @@ FIRST_TEXT = "text_side_squad"  # the text encoder without questions in other wo
 # Trainings that differ from it, or from the one that they were measured beside, in one thing.
 MORE_TEXT = {
     "text_side_squad_400": "400 steps in place of 160",
-    "text_side": "questions in other words learnt, too (released)",
-    "text_side_heard": "every sentence and line heard, beside the released one",
-    "text_side_heard_320": "every sentence and line heard, 320 steps, beside the released one",
+    "text_side_asked": "questions in other words learnt, too",
+    "text_side_160": "then every sentence and line heard",
+    "text_side": "then every sentence and line heard, 320 steps in place of 160 (released)",
 }
 EVALUATIONS = ("evaluation", "moments", "robustness")  # results.json of `eval_clsr.py`
 RULES = {"dense": "cosine", "search": "as `clsr search`"}  # by which passages are ranked

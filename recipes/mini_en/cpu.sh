@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes the text encoder of clsr-mini-en on two cores, in half an hour to one:
+# Makes the text encoder of clsr-mini-en on two cores, in one to two hours:
 #   bash recipes/mini_en/cpu.sh DATA WORK
 # DATA is the data folder; WORK gets text/, the encoder, and the spoken sentences that it does not learn (squad/, asked/,
 # held_out.jsonl), to which its doubt is fitted. What the recogniser heard of some 32 h of speech, one half in quiet and
@@ -53,7 +53,7 @@ if [[ ! -f $W/text/dev.json ]]; then
   # shellcheck disable=SC2086
   $PYTHON $R/text_side.py --squad "$Q/squad_train_pairs.jsonl.gz" --heard "$W/heard" --asked $R/asked.jsonl.gz \
     --medquad "$Q/medquad.jsonl.gz" \
-    --plain "$Q/factbook_sentences.txt.gz,$W/ljspeech_texts.tsv.gz" --steps 160 --stretch 120 --medical 24 \
+    --plain "$Q/factbook_sentences.txt.gz,$W/ljspeech_texts.tsv.gz" --steps 320 --stretch 120 --medical 24 \
     --plain_batch 32 --questions 160 --learning_rate 3e-5 --out "$W/text" ${FLAGS:-}
 fi
 $PYTHON $R/best_text.py "$W/text/dev.json"
