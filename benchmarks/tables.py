@@ -196,9 +196,9 @@ def training_table() -> str:
     return "\n".join(lines)
 
 
-def doubt_table() -> str:
-    """Return the Markdown table of `evaluation.doubt`."""
-    figures = read("doubt")["figures"]
+def doubt_table(folder: str = ".") -> str:
+    """Return the Markdown table of `evaluation.doubt`, of the checkpoint whose results are in a folder."""
+    figures = read(f"{folder}/doubt")["figures"]
     lines = [
         "| set | questions | expected calibration error | answered, of the answerable | of the near | of the far "
         "| first hit right, of the answered |",
@@ -581,6 +581,24 @@ def text_side_table() -> str:
     return "\n".join(lines)
 
 
+SPOKEN = {"squad": "sentences of SQuAD's articles", "asked": "lines with questions in other words"}
+
+
+def speech_table() -> str:
+    """Return the Markdown table of `recipes/mini_en/hours.py`."""
+    lines = [
+        "| spoken | clips | hours | heard in noise | held out | clips of each voice |",
+        "|---|---|---|---|---|---|",
+    ]
+    for name, row in read(f"{MINI_EN}/speech")["figures"].items():
+        voices = ", ".join(f"{voice} {clips:,}" for voice, clips in row["clips_of_voices"].items())
+        noisy, kept = row["hours_in_noise"], row["hours_held_out"]
+        lines.append(
+            f"| {SPOKEN[name]} | {row['clips']:,} | {row['hours']:.1f} | {noisy:.1f} h | {kept:.1f} h | {voices} |"
+        )
+    return "\n".join(lines)
+
+
 def changes_table() -> str:
     """Return the Markdown table of what training changed in clsr-mini-en."""
     report = json.loads((ROOT / "checkpoints" / MINI_EN / REPORT_FILE).read_text(encoding="utf-8"))
@@ -629,9 +647,11 @@ PLACES = (
     ("docs/faster.md", "forms", forms_table),
     ("docs/evaluation.md", "results", card_results),
     ("model_cards/clsr-base-en.md", "results", card_results),
+    (f"checkpoints/{MINI_EN}/README.md", "speech", speech_table),
     (f"checkpoints/{MINI_EN}/README.md", "text side", text_side_table),
     (f"checkpoints/{MINI_EN}/README.md", "levers", levers_table),
     (f"checkpoints/{MINI_EN}/README.md", "results", partial(card_results, MINI_EN)),
+    (f"checkpoints/{MINI_EN}/README.md", "doubt", partial(doubt_table, MINI_EN)),
     (f"checkpoints/{MINI_EN}/README.md", "changes", changes_table),
 )
 

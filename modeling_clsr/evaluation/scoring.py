@@ -12,7 +12,7 @@ import bm25s
 import numpy as np
 
 from ..retrieval.letters import letter_shares
-from ..retrieval.moments import BREVITY_MARGIN, character_spans, sentence_windows
+from ..retrieval.moments import BREVITY_MARGIN, sentence_windows, window_texts
 from ..retrieval.search import LETTER_WEIGHT, MOMENT_SHARE, POOL, lexical_score
 from ..transcript_clsr import Word
 
@@ -107,14 +107,14 @@ def moment_scores(
         texts: N transcripts.
         dense: (Q, N) cosines of whole texts.
     """
-    owners, counts, pieces = [], [], []
+    owners: list[int] = []
+    counts: list[int] = []
+    pieces: list[str] = []
     for number, text in enumerate(texts):
         words = [Word(word, float(place), float(place + 1), 1.0) for place, word in enumerate(text.split())]
-        spans = character_spans(text, words)
-        for first, end, count in sentence_windows(words):
-            owners.append(number)
-            counts.append(count)
-            pieces.append(text[spans[first][0] : spans[end - 1][1]])
+        pieces += window_texts(text, words)
+        counts += [count for *_, count in sentence_windows(words)]
+        owners += [number] * (len(pieces) - len(owners))
     scores = dense.copy()
     if not pieces:
         return scores

@@ -137,6 +137,32 @@ def test_what_is_held_out_has_questions_that_are_not_learnt(monkeypatch):
     assert [row.id for row in held_out.held_out(articles, asked)] == ["s0", "s1", "a5", "a7"]
 
 
+def test_hours_count_a_clip_once_and_what_was_heard_in_noise(tmp_path, monkeypatch):
+    held_out = importlib.import_module("held_out")
+    monkeypatch.setattr(held_out, "FIRST", 1)
+    monkeypatch.setattr(held_out, "LAST", 2)
+
+    def clip(name, number, question=0):
+        place, audio = f"{name}-{number:06d}", tmp_path / f"{name}{number}.wav"
+        audio.touch()
+        spoken = {"speaker": f"voice{number % 2}", "duration": 3600.0 * (number + 1)}
+        asks = {"question": f"q{question}", "context_id": place}
+        return Row(f"{place}-q{question}", str(audio), "w", **asks, **spoken)
+
+    for name in ("squad", "asked"):
+        rows = [clip(name, 0), clip(name, 0, 1), clip(name, 1), clip(name, 2)]
+        write_manifest(tmp_path / name / "manifest.jsonl", rows)
+        (tmp_path / "heard").mkdir(exist_ok=True)
+        (tmp_path / "heard" / f"{name}-noisy.1.jsonl").write_text(
+            f'{{"id": "{name}-000001-q0", "text": "w"}}\n'
+        )
+    run(monkeypatch, "hours.py", tmp_path, "--json", tmp_path / "speech.json")
+    found = json.loads((tmp_path / "speech.json").read_text())["figures"]
+    counted = {"clips": 3, "hours": 6.0, "hours_in_noise": 2.0, "clips_of_voices": {"voice0": 2, "voice1": 1}}
+    assert found["squad"] == counted | {"hours_held_out": 1.0}
+    assert found["asked"] == counted | {"hours_held_out": 5.0}
+
+
 def test_words_agree_with_a_library():
     bm25s = pytest.importorskip("bm25s", reason="the extra eval is not installed")
     text_side = importlib.import_module("text_side")
