@@ -12,7 +12,7 @@ import bm25s
 import numpy as np
 
 from ..retrieval.letters import letter_shares
-from ..retrieval.moments import BREVITY_MARGIN, sentence_windows, window_texts
+from ..retrieval.moments import BREVITY_MARGIN, window_texts
 from ..retrieval.search import LETTER_WEIGHT, MOMENT_SHARE, POOL, lexical_score
 from ..transcript_clsr import Word
 
@@ -107,14 +107,13 @@ def moment_scores(
         texts: N transcripts.
         dense: (Q, N) cosines of whole texts.
     """
-    owners: list[int] = []
-    counts: list[int] = []
-    pieces: list[str] = []
+    owners, counts, pieces = [], [], []
     for number, text in enumerate(texts):
         words = [Word(word, float(place), float(place + 1), 1.0) for place, word in enumerate(text.split())]
-        pieces += window_texts(text, words)
-        counts += [count for *_, count in sentence_windows(words)]
-        owners += [number] * (len(pieces) - len(owners))
+        for piece, count in window_texts(text, words):
+            owners.append(number)
+            counts.append(count)
+            pieces.append(piece)
     scores = dense.copy()
     if not pieces:
         return scores

@@ -67,16 +67,19 @@ def embed_windows(
     texts, counts = [], []
     for transcript, words in zip(transcripts, word_lists, strict=True):
         windows = window_texts(transcript, words)
-        texts += windows
+        texts += [text for text, _ in windows]
         counts.append(len(windows))
     vectors = encoder.encode_texts(texts, truncation=True) if texts else np.zeros((0, 0), np.float32)
     return np.split(vectors, np.cumsum(counts)[:-1])
 
 
-def window_texts(transcript: str, words: list[Word]) -> list[str]:
-    """Return what may be a moment of a transcript, in the order of `sentence_windows`."""
+def window_texts(transcript: str, words: list[Word]) -> list[tuple[str, int]]:
+    """Return (text, number of sentences) of what may be a moment, in the order of `sentence_windows`."""
     spans = character_spans(transcript, words)
-    return [transcript[spans[first][0] : spans[end - 1][1]] for first, end, _ in sentence_windows(words)]
+    return [
+        (transcript[spans[first][0] : spans[end - 1][1]], count)
+        for first, end, count in sentence_windows(words)
+    ]
 
 
 def find_moments(

@@ -16,6 +16,11 @@ FIRST = 200  # sentences of articles
 LAST = 850  # lines with questions in other words
 
 
+def read_spoken(work: Path) -> dict[str, list[Row]]:
+    """Return the rows of both texts that `cpu.sh` speaks, sentences of articles first."""
+    return {name: read_manifest(work / name / "manifest.jsonl") for name in ("squad", "asked")}
+
+
 def held_out(articles: list[Row], asked: list[Row]) -> list[Row]:
     """Return the rows of the first sentences and of the last lines; `asked` must hold the very last one."""
     lines = max(map(sentence_number, asked)) + 1
@@ -30,8 +35,7 @@ def main() -> None:
     parser.add_argument("work", type=Path)
     parser.add_argument("--out", required=True, type=Path)
     args = parser.parse_args()
-    articles, asked = (read_manifest(args.work / name / "manifest.jsonl") for name in ("squad", "asked"))
-    rows = held_out(articles, asked)
+    rows = held_out(*read_spoken(args.work).values())
     write_manifest(args.out, rows)
     print(f"{len(rows)} questions on {len({row.audio for row in rows})} clips")
 

@@ -9,13 +9,11 @@ import argparse
 from collections import Counter
 from pathlib import Path
 
-from held_out import held_out
+from held_out import held_out, read_spoken
 
 from modeling_clsr.data.json_lines import read_json_lines
-from modeling_clsr.data.manifest import Row, read_manifest
+from modeling_clsr.data.manifest import Row
 from modeling_clsr.hub.stamp import make_stamp, write_stamped
-
-TEXTS = ("squad", "asked")
 
 
 def speech_of(rows: list[Row], in_noise: set[str], kept_back: set[str]) -> dict[str, object]:
@@ -26,17 +24,15 @@ def speech_of(rows: list[Row], in_noise: set[str], kept_back: set[str]) -> dict[
         in_noise: ids that were heard in noise.
         kept_back: clips that are not learnt.
     """
-    clips: dict[str, list[Row]] = {}
-    for row in rows:
-        clips.setdefault(row.audio, []).append(row)
-    seconds = {clip: own[0].duration or 0.0 for clip, own in clips.items()}
-    noisy = {clip for clip, own in clips.items() if any(row.id in in_noise for row in own)}
+    hours = {row.audio: (row.duration or 0.0) / 3600 for row in rows}
+    voices = {row.audio: str(row.speaker) for row in rows}
+    noisy = {row.audio for row in rows if row.id in in_noise}
     return {
-        "clips": len(clips),
-        "hours": sum(seconds.values()) / 3600,
-        "hours_in_noise": sum(seconds[clip] for clip in noisy) / 3600,
-        "hours_held_out": sum(seconds[clip] for clip in clips.keys() & kept_back) / 3600,
-        "clips_of_voices": dict(sorted(Counter(str(own[0].speaker) for own in clips.values()).items())),
+        "clips": len(hours),
+        "hours": sum(hours.values()),
+        "hours_in_noise": sum(hours[clip] for clip in noisy),
+        "hours_held_out": sum(hours[clip] for clip in hours.keys() & kept_back),
+        "clips_of_voices": dict(sorted(Counter(voices.values()).items())),
     }
 
 
@@ -48,13 +44,13 @@ def main() -> None:
     parser.add_argument("--json", required=True, type=Path)
     args = parser.parse_args()
     stamp = make_stamp()
-    rows = {name: read_manifest(args.work / name / "manifest.jsonl") for name in TEXTS}
-    kept_back = {row.audio for row in held_out(*rows.values())}
+    spoken = read_spoken(args.work)
+    kept_back = {row.audio for row in held_out(*spoken.values())}
     figures = {}
-    for name in TEXTS:
+    for name, rows in spoken.items():
         heard = (args.work / "heard").glob(f"{name}-noisy*.jsonl")
         in_noise = {row["id"] for file in heard for row in read_json_lines(file)}
-        figures[name] = speech_of(rows[name], in_noise, kept_back)
+        figures[name] = speech_of(rows, in_noise, kept_back)
     write_stamped(args.json, figures, stamp)
     print(
         "\n".join(
